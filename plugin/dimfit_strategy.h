@@ -1,0 +1,96 @@
+/*
+ * The strategy ABI: how a plugin decides which embedding units stay.
+ *
+ * A strategy is a shared object in the strategies folder that exports one function,
+ *
+ *     const struct dimfit_strategy *dimfit_strategy(void);
+ *
+ * The host checks magic, major, minor and size, then calls plan() once a search, on the planner's
+ * thread. The units come in the basis that the search chose (in a fitted basis those of a slot are
+ * ordered by descending eigenvalue), and the answer is one byte a unit: 1 keep, 0 drop. The host
+ * provides the budgeted greedy selection as a service (`select`), which most strategies end with,
+ * and checks every answer against the budget and the floors whoever made it.
+ *
+ * A plugin may not keep pointers after plan() returns, may not exit, and writes nothing but keep[].
+ *
+ * History: 1.0 first version.
+ */
+#ifndef DIMFIT_STRATEGY_H
+#define DIMFIT_STRATEGY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DIMFIT_STRATEGY_MAGIC     0x64665374u /* "dfSt" */
+#define DIMFIT_STRATEGY_ABI_MAJOR 1
+#define DIMFIT_STRATEGY_ABI_MINOR 0
+
+/* What a strategy reads; the host gathers just that. */
+enum dimfit_strategy_needs {
+    DIMFIT_NEEDS_SCORES = 1 << 0, /* score[], from scoring pushes */
+    DIMFIT_NEEDS_NORMS = 1 << 1,  /* norm[], from the stored rows */
+};
+
+/* One slot's units. Arrays are borrowed. */
+struct dimfit_strategy_slot {
+    uint32_t id;
+    uint32_t dim;        /* model width */
+    uint32_t width;      /* units now */
+    uint64_t rows;       /* n_i; what a unit costs when parameters count */
+    double lookups;      /* show count over the slot's rows */
+    double unit_cost;    /* what one of its units costs in this search's count */
+    const double *score; /* [width] s_ik, adds up to 1 over all slots; NULL unless needed */
+    const double *norm;  /* [width] l2 over the slot's rows; NULL unless needed */
+};
+
+struct dimfit_strategy_input {
+    uint32_t size; /* of this struct, as the host knows it */
+    uint32_t min_dim;
+    uint64_t seed;
+    double budget;       /* what the kept units may cost */
+    double cost_before;  /* what all units cost */
+    const char *options; /* "key=value,key=value" as the user gave them, "" for none */
+    size_t n_slots;
+    const struct dimfit_strategy_slot *slots; /* ascending by id */
+};
+
+struct dimfit_strategy_host {
+    uint32_t magic, abi_major, abi_minor, size;
+    void *self;
+    /* Take units in descending priority[i][k] (i: slot, k: unit), ties by (slot, k): floors first,
+     * then whatever fits; a unit that does not fit is skipped and smaller ones are still tried.
+     * With the search's density ranking, priority is divided by the unit's cost first. Units of
+     * priority -INFINITY are never taken beyond the floors. Returns 0, or -1 with the host's error
+     * set (return it). */
+    int (*select)(void *self, const double *const *priority, uint8_t *const *keep);
+    /* Say why plan() fails; the text is copied. Returns -1 for `return host->fail(...)`. */
+    int (*fail)(void *self, const char *why);
+    /* The value of `key` in the options, copied to out[cap]; 0 found, 1 not there, -1 too long. */
+    int (*option)(void *self, const char *key, char *out, size_t cap);
+};
+
+struct dimfit_strategy {
+    uint32_t magic, abi_major, abi_minor, size;
+    const char *name; /* what --strategy says: [a-z0-9_]+ */
+    const char *version;
+    const char *summary; /* one line for `dimfitctl strategies` */
+    uint32_t needs;      /* DIMFIT_NEEDS_* */
+    /* keep[i][width_i], zeroed by the host. 0 done, -1 after host->fail() or a failed select(). */
+    int (*plan)(const struct dimfit_strategy_host *host, const struct dimfit_strategy_input *input,
+                uint8_t *const *keep);
+};
+
+typedef const struct dimfit_strategy *dimfit_strategy_fn(void);
+
+/* What a strategy defines and exports, hidden visibility or not. */
+__attribute__((visibility("default"))) const struct dimfit_strategy *dimfit_strategy(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

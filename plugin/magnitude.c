@@ -1,0 +1,35 @@
+/*
+ * magnitude: keep the units of the largest l2 norm over their slot's rows. Asks nothing of the
+ * workers; a baseline to respect.
+ */
+#include "plugin/dimfit_strategy.h"
+
+#include <stdlib.h>
+
+static int plan(const struct dimfit_strategy_host *host, const struct dimfit_strategy_input *input,
+                uint8_t *const *keep) {
+    const double **const priority = malloc((input->n_slots + 1) * sizeof *priority);
+    if (priority == NULL)
+        return host->fail(host->self, "out of memory");
+    for (size_t i = 0; i < input->n_slots; i++)
+        priority[i] = input->slots[i].norm;
+    const int result = host->select(host->self, priority, keep);
+    free(priority);
+    return result;
+}
+
+static const struct dimfit_strategy strategy = {
+    .magic = DIMFIT_STRATEGY_MAGIC,
+    .abi_major = DIMFIT_STRATEGY_ABI_MAJOR,
+    .abi_minor = DIMFIT_STRATEGY_ABI_MINOR,
+    .size = sizeof strategy,
+    .name = "magnitude",
+    .version = "1.0",
+    .summary = "largest norm over the slot's rows first",
+    .needs = DIMFIT_NEEDS_NORMS,
+    .plan = plan,
+};
+
+const struct dimfit_strategy *dimfit_strategy(void) {
+    return &strategy;
+}

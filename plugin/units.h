@@ -1,0 +1,41 @@
+/*
+ * One priority a unit, in one allocation: what strategies hand to the host's select().
+ */
+#ifndef PLUGIN_UNITS_H
+#define PLUGIN_UNITS_H
+
+#include "plugin/dimfit_strategy.h"
+
+#include <stdlib.h>
+
+struct units {
+    double **priority; /* [n_slots][width] */
+    double *values;
+};
+
+/* False out of memory; units_fini() either way. */
+static inline int units_init(struct units *units, const struct dimfit_strategy_input *input) {
+    size_t n = 0;
+    for (size_t i = 0; i < input->n_slots; i++)
+        n += input->slots[i].width;
+    units->priority = calloc(input->n_slots + 1, sizeof *units->priority);
+    units->values = calloc(n + 1, sizeof *units->values);
+    if (units->priority == NULL || units->values == NULL)
+        return 0;
+    double *at = units->values;
+    for (size_t i = 0; i < input->n_slots; at += input->slots[i++].width)
+        units->priority[i] = at;
+    return 1;
+}
+
+static inline int units_select(const struct units *units, const struct dimfit_strategy_host *host,
+                               uint8_t *const *keep) {
+    return host->select(host->self, (const double *const *)units->priority, keep);
+}
+
+static inline void units_fini(struct units *units) {
+    free(units->priority);
+    free(units->values);
+}
+
+#endif

@@ -1,0 +1,104 @@
+#include "proto/section.h"
+
+#include <stdlib.h>
+
+void section_list_fini(struct section_list *list) {
+    free(list->items);
+    *list = (struct section_list){0};
+}
+
+size_t section_body_size(size_t n_sections, uint64_t rows, uint64_t values, bool push,
+                         bool lookups) {
+    return SECTION_HEAD + n_sections * SECTION_ENTRY + rows * sizeof(uint64_t) +
+           (push ? values * sizeof(float) : 0) + (push && lookups ? rows * sizeof(uint32_t) : 0);
+}
+
+static bool reserve(struct section_list *list, size_t n) {
+    if (n <= list->cap)
+        return true;
+    struct section *const items = realloc(list->items, n * sizeof *items);
+    if (items == NULL)
+        return false;
+    list->items = items;
+    list->cap = n;
+    return true;
+}
+
+/* Entry by entry, so that the sums can't overflow: 65536 sections of 2^32 rows of 2^32 values do
+ * not fit 64 bits, and a body of that length can't be here. */
+static dimfit_err read_entries(struct section_list *list, const uint8_t *entries, size_t len,
+                               bool push, struct err_detail *detail) {
+    list->rows = list->values = 0;
+    for (size_t i = 0; i < list->n; i++, entries += SECTION_ENTRY) {
+        struct section *const s = &list->items[i];
+        *s = (struct section){
+            .slot = load_u32(entries),
+            .rows = load_u32(entries + 4),
+            .width = load_u32(entries + 8),
+        };
+        if (push && i > 0 && s->slot <= s[-1].slot)
+            return err_set(detail, DIMFIT_ERR_PROTOCOL,
+                           "slot %u of a push comes after slot %u; slots ascend", s->slot,
+                           s[-1].slot);
+        const uint64_t values = (uint64_t)s->rows * s->width;
+        list->rows += s->rows;
+        list->values += values;
+        if (list->rows > len / sizeof(uint64_t) || values > UINT32_MAX || list->values > UINT32_MAX)
+            return err_set(
+                detail, DIMFIT_ERR_PROTOCOL,
+                "section %zu (slot %u) says %u rows of %u values, the body has %zu bytes", i,
+                s->slot, s->rows, s->width, len);
+    }
+    return DIMFIT_OK;
+}
+
+dimfit_err section_parse(struct section_list *list, const void *body, size_t len, bool push,
+                         struct err_detail *detail) {
+    const uint8_t *at = body;
+    if (len < SECTION_HEAD)
+        return err_set(detail, DIMFIT_ERR_PROTOCOL, "a body of %zu bytes has no sections", len);
+    const size_t n = load_u32(at);
+    const uint32_t flags = load_u32(at + 4);
+    const bool lookups = (flags & SECTION_LOOKUPS) != 0;
+    if (n > SECTIONS_MAX || n * SECTION_ENTRY > len - SECTION_HEAD)
+        return err_set(detail, DIMFIT_ERR_PROTOCOL, "%zu sections do not fit a body of %zu bytes",
+                       n, len);
+    if ((flags & ~(uint32_t)SECTION_LOOKUPS) != 0 || (lookups && !push))
+        return err_set(detail, DIMFIT_ERR_PROTOCOL, "section flags %#x are not known", flags);
+    if (!reserve(list, n))
+        return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for %zu sections", n);
+    list->n = n;
+    const dimfit_err err = read_entries(list, at + SECTION_HEAD, len, push, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    const size_t whole = section_body_size(n, list->rows, list->values, push, lookups);
+    if (whole != len)
+        return err_set(detail, DIMFIT_ERR_PROTOCOL,
+                       "the sections add up to %zu bytes, the body has %zu", whole, len);
+
+    const uint8_t *keys = at + SECTION_HEAD + n * SECTION_ENTRY;
+    const uint8_t *grads = keys + list->rows * sizeof(uint64_t);
+    const uint8_t *counts = grads + list->values * sizeof(float);
+    for (size_t i = 0; i < n; i++) {
+        struct section *const s = &list->items[i];
+        s->keys = keys;
+        keys += (size_t)s->rows * sizeof(uint64_t);
+        if (!push)
+            continue;
+        s->grads = grads;
+        grads += (size_t)s->rows * s->width * sizeof(float);
+        s->lookups = lookups ? counts : NULL;
+        counts += (size_t)s->rows * sizeof(uint32_t);
+    }
+    return DIMFIT_OK;
+}
+
+size_t section_put_head(uint8_t *body, const struct section *items, size_t n, uint32_t flags) {
+    const uint32_t head[2] = {(uint32_t)n, flags};
+    memcpy(body, head, sizeof head);
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t entry[4] = {items[i].slot, items[i].rows, items[i].width, 0};
+        memcpy(body + SECTION_HEAD + i * SECTION_ENTRY, entry, sizeof entry);
+    }
+    return SECTION_HEAD + n * SECTION_ENTRY;
+}

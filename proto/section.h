@@ -1,0 +1,55 @@
+/*
+ * The body of a pull or a push: several slots' rows in one frame.
+ *
+ *     offset 0   u32 n_sections, u32 flags
+ *            8   n_sections x { u32 slot, u32 rows, u32 width, u32 zero }
+ *                u64 keys[sum rows]
+ *     push only  f32 gradients[sum rows * width]
+ *                u32 lookups[sum rows]             with SECTION_LOOKUPS
+ *
+ * Everything is little-endian and unaligned. A pull's reply has no structure of its own: the values of
+ * the sections in the order asked, each rows x width. Replies never echo keys. A parsed section points
+ * into the frame; nothing is copied.
+ */
+#ifndef PROTO_SECTION_H
+#define PROTO_SECTION_H
+
+#include "proto/base.h"
+
+enum {
+    SECTION_LOOKUPS = 1 << 0,
+    SECTION_HEAD = 8,
+    SECTION_ENTRY = 16,
+    SECTIONS_MAX = 65536,
+};
+
+struct section {
+    uint32_t slot, rows, width;
+    const uint8_t *keys;    /* rows x u64 */
+    const uint8_t *grads;   /* rows x width x f32, NULL for a pull */
+    const uint8_t *lookups; /* rows x u32, NULL when not given: one each */
+};
+
+struct section_list {
+    size_t n, cap;
+    uint64_t rows, values; /* sums of rows, of rows * width */
+    struct section *items;
+};
+
+void section_list_fini(struct section_list *list);
+
+/* Take a body apart. The length must be exact: PROTOCOL with the offending number otherwise. Reuses
+ * list's memory; zero-initialise it once. A push names each slot once, ascending, so that what it
+ * takes can be made sure of beforehand; a pull may repeat them in any order. */
+dimfit_err section_parse(struct section_list *list, const void *body, size_t len, bool push,
+                         struct err_detail *detail) MUST_CHECK;
+
+/* Bytes of a body with these sums. */
+size_t section_body_size(size_t n_sections, uint64_t rows, uint64_t values, bool push,
+                         bool lookups);
+
+/* Write the head and the entries of a body (slot, rows, width of each item); returns the offset of
+ * the keys. */
+size_t section_put_head(uint8_t *body, const struct section *items, size_t n, uint32_t flags);
+
+#endif

@@ -1,0 +1,254 @@
+#include "server/config_internal.h"
+
+#include "server/words.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+static const char *const optimizers[] = {
+#define OPTIMIZER_WORD(num, name, text) text,
+    OPTIMIZER_MAP(OPTIMIZER_WORD)
+#undef OPTIMIZER_WORD
+};
+static const char *const inits[] = {
+#define INIT_WORD(num, name, text) text,
+    INIT_MAP(INIT_WORD)
+#undef INIT_WORD
+};
+static const char *const levels[] = {
+#define LEVEL_WORD(name, text) text,
+    LOG_LEVEL_MAP(LEVEL_WORD)
+#undef LEVEL_WORD
+};
+
+static dimfit_err refuse(struct setting_why *why, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+static dimfit_err refuse(struct setting_why *why, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(why->text, sizeof why->text, fmt, args);
+    va_end(args);
+    return DIMFIT_ERR_INVALID;
+}
+
+/* strtoull() alone takes signs and leading blanks. */
+static bool parse_whole(const char *text, uint64_t *out, const char **end) {
+    if (!isdigit((unsigned char)text[0]))
+        return false;
+    char *stop;
+    errno = 0;
+    const unsigned long long v = strtoull(text, &stop, 10);
+    if (errno != 0)
+        return false;
+    *out = v;
+    *end = stop;
+    return true;
+}
+
+static bool parse_real(const char *text, double *out) {
+    char *stop;
+    if (text[0] == '\0' || isspace((unsigned char)text[0]))
+        return false;
+    const double v = strtod(text, &stop);
+    if (*stop != '\0' || !isfinite(v))
+        return false;
+    *out = v;
+    return true;
+}
+
+static dimfit_err set_whole(const struct setting *setting, void *place, const char *text,
+                            struct setting_why *why) {
+    const bool wide = setting->type == SETTING_U64;
+    const char *end;
+    uint64_t v;
+    if (!parse_whole(text, &v, &end) || *end != '\0' ||
+        (!wide && ((double)v < setting->min || (double)v > setting->max))) {
+        if (wide)
+            return refuse(why, "\"%.40s\" is not a whole number of at most 64 bits", text);
+        return refuse(why, "\"%.40s\" is not a whole number from %.0f to %.0f", text, setting->min,
+                      setting->max);
+    }
+    if (wide)
+        *(uint64_t *)place = v;
+    else
+        *(uint32_t *)place = (uint32_t)v;
+    return DIMFIT_OK;
+}
+
+static dimfit_err set_size(const struct setting *setting, void *place, const char *text,
+                           struct setting_why *why) {
+    static const char units[] = "KMGT";
+    const char *end = "";
+    uint64_t v = 0;
+    bool good = parse_whole(text, &v, &end);
+    if (good && *end != '\0') {
+        const char *const unit = strchr(units, toupper((unsigned char)*end));
+        good = unit != NULL && end[1] == '\0' &&
+               !__builtin_mul_overflow(v, UINT64_C(1) << 10 * (unit - units + 1), &v);
+    }
+    if (!good)
+        return refuse(why, "\"%.40s\" is not a size such as 4096, 512M or 2G", text);
+    if ((double)v < setting->min || (double)v > setting->max)
+        return refuse(why, "%s is out of range: %.0f to %.0f bytes", text, setting->min,
+                      setting->max);
+    *(uint64_t *)place = v;
+    return DIMFIT_OK;
+}
+
+static dimfit_err set_real(const struct setting *setting, void *place, const char *text,
+                           struct setting_why *why) {
+    double v;
+    if (!parse_real(text, &v))
+        return refuse(why, "\"%.40s\" is not a number", text);
+    if (v < setting->min || v > setting->max)
+        return refuse(why, "%s is out of range: %g to %g", text, setting->min, setting->max);
+    if (setting->type == SETTING_FLOAT)
+        *(float *)place = (float)v;
+    else
+        *(double *)place = v;
+    return DIMFIT_OK;
+}
+
+static dimfit_err set_bool(void *place, const char *text, struct setting_why *why) {
+    const bool on = strcmp(text, "true") == 0;
+    if (!on && strcmp(text, "false") != 0)
+        return refuse(why, "\"%.40s\" is not true or false", text);
+    *(bool *)place = on;
+    return DIMFIT_OK;
+}
+
+static dimfit_err set_text(const struct setting *setting, char *place, const char *text,
+                           struct setting_why *why) {
+    const size_t max = setting->type == SETTING_NAME       ? LAYOUT_NAME_MAX
+                       : setting->type == SETTING_ENDPOINT ? CLUSTER_ENDPOINT_MAX
+                                                           : CONFIG_PATH_MAX;
+    const size_t len = strlen(text);
+    if (setting->type == SETTING_ENDPOINT && strncmp(text, "tcp://", 6) != 0 &&
+        strncmp(text, "ipc://", 6) != 0)
+        return refuse(why, "\"%.80s\" is not an endpoint such as tcp://10.0.0.5:7700 or ipc://PATH",
+                      text);
+    if (setting->type == SETTING_NAME && len == 0)
+        return refuse(why, "a name must not be empty");
+    if (len > max)
+        return refuse(why, "longer than %zu bytes", max);
+    for (size_t i = 0; i < len; i++) {
+        if (iscntrl((unsigned char)text[i]))
+            return refuse(why, "control characters are not allowed");
+    }
+    memcpy(place, text, len + 1);
+    return DIMFIT_OK;
+}
+
+static dimfit_err refuse_word(const char *text, const char *const *words, size_t n,
+                              struct setting_why *why) {
+    char list[128];
+    return refuse(why, "\"%.40s\" is not one of %s", text, words_list(words, n, list, sizeof list));
+}
+
+dimfit_err setting_set(const struct setting *setting, void *object, const char *text,
+                       struct setting_why *why) {
+    void *const place = (char *)object + setting->offset;
+    switch (setting->type) {
+    case SETTING_U32:
+    case SETTING_U64:
+        return set_whole(setting, place, text, why);
+    case SETTING_SIZE:
+        return set_size(setting, place, text, why);
+    case SETTING_SECONDS:
+    case SETTING_FLOAT:
+        return set_real(setting, place, text, why);
+    case SETTING_BOOL:
+        return set_bool(place, text, why);
+    case SETTING_ENDPOINT:
+    case SETTING_PATH:
+    case SETTING_NAME:
+        return set_text(setting, place, text, why);
+    case SETTING_LEVEL:
+        return log_level_parse(text, place) ? DIMFIT_OK
+                                            : refuse_word(text, levels, ARRAY_LEN(levels), why);
+    case SETTING_OPTIMIZER:
+        return optimizer_parse(text, place)
+                   ? DIMFIT_OK
+                   : refuse_word(text, optimizers, ARRAY_LEN(optimizers), why);
+    case SETTING_INIT:
+        return init_parse(text, place) ? DIMFIT_OK
+                                       : refuse_word(text, inits, ARRAY_LEN(inits), why);
+    }
+    base_assert(!"a setting's type");
+    return DIMFIT_ERR_INVALID;
+}
+
+/* The fewest digits that read back as the same float: 0.05, not 0.0500000007. */
+static void print_float(float v, FILE *out) {
+    char text[32];
+    for (int digits = 1; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)v);
+        if (strtof(text, NULL) == v)
+            break;
+    }
+    fputs(text, out);
+}
+
+static void print_size(uint64_t v, FILE *out) {
+    static const char units[] = "KMGT";
+    size_t unit = 0;
+    while (v != 0 && v % 1024 == 0 && unit < 4) {
+        v /= 1024;
+        unit++;
+    }
+    fprintf(out, "%" PRIu64, v);
+    if (unit > 0)
+        fputc(units[unit - 1], out);
+}
+
+static void print_quoted(const char *text, FILE *out) {
+    fputc('"', out);
+    for (; *text != '\0'; text++) {
+        if (*text == '"' || *text == '\\')
+            fputc('\\', out);
+        fputc(*text, out);
+    }
+    fputc('"', out);
+}
+
+void setting_print(const struct setting *setting, const void *object, FILE *out) {
+    const void *const place = (const char *)object + setting->offset;
+    switch (setting->type) {
+    case SETTING_U32:
+        fprintf(out, "%" PRIu32, *(const uint32_t *)place);
+        break;
+    case SETTING_U64:
+        fprintf(out, "%" PRIu64, *(const uint64_t *)place);
+        break;
+    case SETTING_SIZE:
+        print_size(*(const uint64_t *)place, out);
+        break;
+    case SETTING_SECONDS:
+        fprintf(out, "%g", *(const double *)place);
+        break;
+    case SETTING_FLOAT:
+        print_float(*(const float *)place, out);
+        break;
+    case SETTING_BOOL:
+        fputs(*(const bool *)place ? "true" : "false", out);
+        break;
+    case SETTING_ENDPOINT:
+    case SETTING_PATH:
+    case SETTING_NAME:
+        print_quoted(place, out);
+        break;
+    case SETTING_LEVEL:
+        fputs(log_level_name(*(const enum log_level *)place), out);
+        break;
+    case SETTING_OPTIMIZER:
+        fputs(optimizer_name(*(const enum optimizer_kind *)place), out);
+        break;
+    case SETTING_INIT:
+        fputs(init_name(*(const enum init_kind *)place), out);
+        break;
+    }
+}

@@ -1,0 +1,213 @@
+#include "server/coordinator_internal.h"
+
+#include "server/log.h"
+
+#include <stdlib.h>
+
+#define STATE_MAGIC 0x3174536d69646400ull /* "\0ddimSt1" */
+
+struct asker asker_of(const struct route *from, const struct wire_header *header) {
+    return (struct asker){.route = *from, .kind = header->kind, .request = header->request};
+}
+
+bool coordinator_frozen(const struct coordinator *c) {
+    const enum wire_phase phase = c->search.phase;
+    return c->search.freeze &&
+           (phase == PHASE_SCORING ||
+            (!c->search.plan_only && (phase == PHASE_PLANNING || phase == PHASE_PREPARING)));
+}
+
+void coordinator_reply(struct coordinator *c, const struct asker *to, struct wire_header *reply,
+                       const void *body, size_t len) {
+    reply->kind = to->kind;
+    reply->request = to->request;
+    reply->reply = true;
+    reply->epoch = c->layout->epoch;
+    reply->phase = c->search.phase;
+    reply->frozen = coordinator_frozen(c);
+    c->io.send(c->io.self, &to->route, reply, body, len);
+}
+
+void coordinator_answer(struct coordinator *c, const struct asker *to, dimfit_err status,
+                        const struct err_detail *detail, const void *body, size_t len) {
+    struct wire_header reply = {.status = status};
+    if (detail != NULL)
+        reply.detail = *detail;
+    coordinator_reply(c, to, &reply, body, len);
+}
+
+/* Everything that must survive a restart of the coordinator: magic, checksum, the layout. */
+dimfit_err coordinator_save(struct coordinator *c, const struct layout *layout,
+                            struct err_detail *detail) {
+    if (c->io.save == NULL)
+        return DIMFIT_OK;
+    struct buf body, state;
+    buf_init(&body);
+    buf_init(&state);
+    layout_encode(layout, &body);
+    buf_put_u64(&state, STATE_MAGIC);
+    buf_put_u64(&state, body.failed ? 0 : XXH3_64bits(body.data, body.len));
+    buf_put(&state, body.data, body.len);
+    dimfit_err err = body.failed ? DIMFIT_ERR_NOMEM : buf_status(&state);
+    if (err == DIMFIT_OK)
+        err = c->io.save(c->io.self, state.data, state.len, detail);
+    else
+        err_set(detail, err, "no memory to save the layout");
+    buf_fini(&body);
+    buf_fini(&state);
+    return err;
+}
+
+static dimfit_err state_load(const void *bytes, size_t len, struct layout **out,
+                             struct err_detail *detail) {
+    struct reader r = reader_of(bytes, len);
+    const uint64_t magic = reader_u64(&r), sum = reader_u64(&r);
+    if (r.failed || magic != STATE_MAGIC)
+        return err_set(detail, DIMFIT_ERR_VERSION, "the state file is not one of this version");
+    if (XXH3_64bits(r.data, r.left) != sum)
+        return err_set(detail, DIMFIT_ERR_IO, "the state file is damaged (checksum)");
+    return layout_decode(r.data, r.left, out, detail);
+}
+
+static dimfit_err add_configured(struct coordinator *c, struct err_detail *detail) {
+    for (size_t i = 0; i < c->options.n_slots; i++) {
+        const struct layout_slot *const spec = &c->options.slots[i];
+        const struct layout_slot *const there = layout_find(c->layout, spec->id);
+        dimfit_err err = DIMFIT_OK;
+        if (there == NULL)
+            err = layout_add_slot(c->layout, spec, detail);
+        else if (there->dim != spec->dim || there->optimizer.kind != spec->optimizer.kind)
+            err = err_set(detail, DIMFIT_ERR_CONFIG,
+                          "slot %u: the configuration says dim %u %s, the stored layout dim %u %s; "
+                          "a slot's dim and optimizer can't be changed",
+                          spec->id, spec->dim, optimizer_name(spec->optimizer.kind), there->dim,
+                          optimizer_name(there->optimizer.kind));
+        if (err != DIMFIT_OK)
+            return err;
+    }
+    return DIMFIT_OK;
+}
+
+dimfit_err coordinator_new(const struct coordinator_options *options,
+                           const struct coordinator_io *io, const void *state, size_t len,
+                           struct coordinator **out, struct err_detail *detail) {
+    base_assert(options->shards > 0 && options->shards <= CLUSTER_SHARDS_MAX);
+    struct coordinator *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for the coordinator");
+    c->magic = COORDINATOR_MAGIC;
+    c->options = *options;
+    c->io = *io;
+    c->started_ms = io->now_ms(io->self);
+    dimfit_err err = DIMFIT_ERR_NOMEM;
+    c->members = calloc(options->shards, sizeof *c->members);
+    if (c->members != NULL)
+        err = cluster_map_new(options->shards, &c->map);
+    if (err == DIMFIT_OK)
+        err = state != NULL ? state_load(state, len, &c->layout, detail)
+                            : layout_new(0, options->seed, &c->layout);
+    if (err == DIMFIT_OK)
+        err = add_configured(c, detail);
+    if (err == DIMFIT_OK)
+        err = coordinator_save(c, c->layout, detail);
+    if (err != DIMFIT_OK) {
+        coordinator_destroy(&c);
+        return err;
+    }
+    c->options.slots = NULL;
+    *out = c;
+    return DIMFIT_OK;
+}
+
+void coordinator_destroy(struct coordinator **coordinator) {
+    struct coordinator *const c = *coordinator;
+    if (c == NULL)
+        return;
+    CHECK_OBJ_NOTNULL(c, COORDINATOR_MAGIC);
+    op_list_destroy(c);
+    barrier_list_destroy(c);
+    search_fini(c);
+    layout_destroy(&c->layout);
+    cluster_map_destroy(&c->map);
+    free(c->members);
+    c->magic = 0;
+    free(c);
+    *coordinator = NULL;
+}
+
+bool coordinator_complete(const struct coordinator *c, struct err_detail *detail) {
+    size_t n = 0;
+    for (size_t i = 0; i < c->options.shards; i++)
+        n += c->members[i].registered;
+    if (n == c->options.shards)
+        return true;
+    err_set(detail, DIMFIT_ERR_BUSY, "waiting for shards: %zu of %zu are here", n,
+            c->options.shards);
+    return false;
+}
+
+void coordinator_receive(struct coordinator *coordinator, const struct route *from,
+                         const struct wire_header *header, const uint8_t *body, size_t len) {
+    struct coordinator *const c = coordinator;
+    CHECK_OBJ_NOTNULL(c, COORDINATOR_MAGIC);
+    if (header->reply) {
+        size_t number;
+        if (members_find(c, from, &number))
+            op_reply(c, number, header, body, len);
+        return;
+    }
+    switch (header->kind) {
+    case WIRE_CONNECT:
+        members_connect(c, from, header);
+        break;
+    case WIRE_DECLARE:
+        members_declare(c, from, header, body, len);
+        break;
+    case WIRE_BARRIER:
+        barrier_arrive(c, from, header);
+        break;
+    case WIRE_SCORE_NEXT:
+        search_score_next(c, from, header);
+        break;
+    case WIRE_ADMIN:
+        admin_request(c, from, header, body, len);
+        break;
+    case WIRE_REGISTER:
+        members_register(c, from, header, body, len);
+        break;
+    case WIRE_HEARTBEAT:
+        members_heartbeat(c, from, header);
+        break;
+    default: {
+        struct err_detail detail;
+        err_set(&detail, DIMFIT_ERR_UNSUPPORTED,
+                "a coordinator answers no request of kind %d; rows are asked of shards",
+                (int)header->kind);
+        const struct asker asker = asker_of(from, header);
+        coordinator_answer(c, &asker, DIMFIT_ERR_UNSUPPORTED, &detail, NULL, 0);
+    }
+    }
+}
+
+void coordinator_tick(struct coordinator *coordinator) {
+    struct coordinator *const c = coordinator;
+    CHECK_OBJ_NOTNULL(c, COORDINATOR_MAGIC);
+    const int64_t now = c->io.now_ms(c->io.self);
+    op_tick(c, now);
+    barrier_tick(c, now);
+    search_tick(c, now);
+}
+
+void coordinator_stop(struct coordinator *coordinator) {
+    struct coordinator *const c = coordinator;
+    if (c->stopping)
+        return;
+    c->stopping = true;
+    log_info("coordinator", "stopping the cluster");
+    const struct wire_header stop = {.kind = WIRE_STOP};
+    for (size_t i = 0; i < c->options.shards; i++) {
+        if (c->members[i].registered)
+            c->io.send(c->io.self, &c->members[i].route, &stop, NULL, 0);
+    }
+    c->io.stop(c->io.self);
+}

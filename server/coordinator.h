@@ -1,0 +1,84 @@
+/*
+ * The coordinator's core: membership, the layout in force, the search life cycle, the admin plane.
+ *
+ * Event in, effects out through one vtable: a message arrived, time passed, a plan is made. No
+ * sockets, no clock, no threads, no files of its own, so that a whole cluster runs in one unit
+ * test. Work on all shards (gather statistics, prepare, commit) is an operation: a command to each,
+ * replies counted in, one continuation (coordinator_op.c).
+ */
+#ifndef SERVER_COORDINATOR_H
+#define SERVER_COORDINATOR_H
+
+#include "proto/cluster_map.h"
+#include "proto/wire.h"
+#include "server/plan.h"
+
+struct coordinator;
+
+/* Who asked: a ROUTER identity. */
+struct route {
+    uint8_t len;
+    uint8_t id[255];
+};
+
+/* A plan to be made away from the coordinator's thread: inputs owned by the job, then its result.
+ */
+struct plan_job {
+    uint64_t search; /* which search asked */
+    struct layout *layout;
+    struct stats *stats;
+    struct plan_request request;
+    const struct strategies *strategies;
+    struct plan *plan; /* the result, on DIMFIT_OK */
+    dimfit_err err;
+    struct err_detail detail;
+};
+void plan_job_run(struct plan_job *job);
+void plan_job_destroy(struct plan_job **job);
+
+struct coordinator_io {
+    void *self;
+    /* Send a message; header and body are borrowed. Never blocks; a peer that can't be reached
+     * loses it. */
+    void (*send)(void *self, const struct route *to, const struct wire_header *header,
+                 const void *body, size_t len);
+    int64_t (*now_ms)(void *self); /* monotonic */
+    /* Make the state durable: when it returns DIMFIT_OK, coordinator_new() will be given it after
+     * any crash. May be NULL: nothing is kept. */
+    dimfit_err (*save)(void *self, const void *bytes, size_t len, struct err_detail *detail);
+    /* Run plan_job_run() somewhere, then hand the job back to coordinator_planned(). */
+    void (*plan)(void *self, struct plan_job *job);
+    /* The cluster is told to stop; the host leaves its loop once what was sent is out. */
+    void (*stop)(void *self);
+};
+
+struct coordinator_options {
+    size_t shards;               /* how many make the cluster */
+    uint64_t seed;               /* of initial values */
+    bool auto_slots;             /* workers may declare slots that the configuration doesn't list */
+    struct layout_slot defaults; /* of declared slots; width 0: as dim */
+    size_t n_slots;
+    const struct layout_slot *slots; /* configured ones, borrowed during coordinator_new() */
+    int64_t scoring_timeout_ms;      /* a freeze without progress for so long is an error */
+    int64_t step_timeout_ms;         /* for every shard to answer one step of an operation */
+    const struct strategies *strategies;
+};
+
+/* state[len]: what save() was last given, NULL for a new cluster. A state that is torn or of
+ * another version is refused. Configured slots that the state lacks are added; ones that differ are
+ * CONFIG. */
+dimfit_err coordinator_new(const struct coordinator_options *options,
+                           const struct coordinator_io *io, const void *state, size_t len,
+                           struct coordinator **out, struct err_detail *detail) MUST_CHECK;
+void coordinator_destroy(struct coordinator **coordinator);
+
+void coordinator_receive(struct coordinator *coordinator, const struct route *from,
+                         const struct wire_header *header, const uint8_t *body, size_t len);
+/* Call a few times a second: time limits. */
+void coordinator_tick(struct coordinator *coordinator);
+/* Takes the job. */
+void coordinator_planned(struct coordinator *coordinator, struct plan_job **job);
+/* Tell every shard to stop (an orderly shutdown). */
+void coordinator_stop(struct coordinator *coordinator);
+
+#endif

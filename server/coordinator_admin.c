@@ -1,0 +1,334 @@
+#include "server/coordinator_internal.h"
+
+#include "server/report.h"
+
+#include <stdlib.h>
+
+#include <config.h>
+
+void admin_answer(struct coordinator *c, const struct asker *to, json_t *json) {
+    char *const text = json == NULL ? NULL
+                                    : json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    json_decref(json);
+    if (text == NULL) {
+        const struct err_detail detail = {"no memory for the answer"};
+        coordinator_answer(c, to, DIMFIT_ERR_NOMEM, &detail, NULL, 0);
+        return;
+    }
+    coordinator_answer(c, to, DIMFIT_OK, NULL, text, strlen(text));
+    free(text);
+}
+
+/* ---- status, strategies ---------------------------------------------------------------------- */
+
+static json_t *status_json(const struct coordinator *c) {
+    const int64_t now = c->io.now_ms(c->io.self);
+    json_t *const shards = json_array();
+    for (size_t i = 0; i < c->options.shards; i++) {
+        const struct member *const m = &c->members[i];
+        const int64_t silence = now - m->seen_ms;
+        const char *const state = !m->registered              ? "missing"
+                                  : silence > SILENT_AFTER_MS ? "silent"
+                                                              : "up";
+        json_array_append_new(shards, json_pack("{s:I, s:s, s:I, s:s, s:I, s:f}", "id",
+                                                (json_int_t)i, "endpoint", c->map->endpoints[i],
+                                                "pid", (json_int_t)m->pid, "state", state, "epoch",
+                                                (json_int_t)m->epoch, "seen_seconds_ago",
+                                                m->registered ? (double)silence / 1000 : -1.0));
+    }
+    return json_pack("{s:s, s:I, s:s, s:I, s:o, s:I, s:f}", "version", PACKAGE_VERSION, "epoch",
+                     (json_int_t)c->layout->epoch, "phase", wire_phase_name(c->search.phase),
+                     "shards_wanted", (json_int_t)c->options.shards, "shards", shards, "slots",
+                     (json_int_t)c->layout->n_slots, "uptime",
+                     (double)(now - c->started_ms) / 1000);
+}
+
+static json_t *strategies_json(const struct coordinator *c) {
+    const struct strategies *const all = c->options.strategies;
+    json_t *const list = json_array(), *const refused = json_array();
+    for (size_t i = 0; i < strategies_count(all); i++) {
+        const struct dimfit_strategy *const s = strategies_at(all, i);
+        json_t *const needs = json_array();
+        if ((s->needs & DIMFIT_NEEDS_SCORES) != 0)
+            json_array_append_new(needs, json_string("scores"));
+        if ((s->needs & DIMFIT_NEEDS_NORMS) != 0)
+            json_array_append_new(needs, json_string("norms"));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "name", s->name, "version",
+                                              s->version, "summary", s->summary, "needs", needs));
+    }
+    for (size_t i = 0; i < strategies_refused(all); i++)
+        json_array_append_new(refused, json_string(strategies_refusal(all, i)));
+    return json_pack("{s:o, s:o}", "strategies", list, "refused", refused);
+}
+
+/* ---- stats, slots: from gathered figures ----------------------------------------------------- */
+
+static struct table_figures slot_total(const struct coordinator *c, const struct op *op,
+                                       uint32_t slot) {
+    struct table_figures total = {0};
+    for (size_t i = 0; i < c->options.shards; i++) {
+        const struct slot_figures *const f = shard_figures_find(&op->figures[i], slot);
+        if (f != NULL)
+            table_figures_add(&total, &f->table);
+    }
+    return total;
+}
+
+static void set_figures(json_t *object, const struct table_figures *f) {
+    json_object_set_new(object, "rows", json_integer((json_int_t)f->rows));
+    json_object_set_new(object, "value_bytes", json_integer((json_int_t)f->value_bytes));
+    json_object_set_new(object, "state_bytes", json_integer((json_int_t)f->state_bytes));
+    json_object_set_new(object, "counter_bytes", json_integer((json_int_t)f->counter_bytes));
+    json_object_set_new(object, "index_bytes", json_integer((json_int_t)f->index_bytes));
+    json_object_set_new(object, "slab_bytes", json_integer((json_int_t)f->slab_bytes));
+}
+
+static json_t *shard_json(const struct coordinator *c, const struct op *op, size_t shard) {
+    const struct shard_figures *const f = &op->figures[shard];
+    const struct process_figures *const p = &f->process;
+    json_t *const json = json_pack(
+        "{s:I, s:s, s:I, s:I, s:I, s:{s:s, s:I, s:I, s:I}}", "id", (json_int_t)shard, "endpoint",
+        c->map->endpoints[shard], "pid", (json_int_t)p->pid, "epoch", (json_int_t)f->epoch,
+        "resident_bytes", (json_int_t)p->resident_bytes, "jemalloc", "version", p->jemalloc_version,
+        "allocated", (json_int_t)p->jemalloc_allocated, "active", (json_int_t)p->jemalloc_active,
+        "resident", (json_int_t)p->jemalloc_resident);
+    struct table_figures total = {0};
+    for (size_t i = 0; i < f->n_slots; i++)
+        table_figures_add(&total, &f->slots[i].table);
+    set_figures(json, &total);
+#define SET_COUNTER(name)                                                                          \
+    json_object_set_new(json, #name, json_integer((json_int_t)f->counters.name));
+    SHARD_COUNTER_MAP(SET_COUNTER)
+#undef SET_COUNTER
+    return json;
+}
+
+/* Shards of one process share its memory: count each process once. */
+static uint64_t resident_total(const struct coordinator *c, const struct op *op) {
+    uint64_t total = 0;
+    for (size_t i = 0; i < c->options.shards; i++) {
+        bool seen = false;
+        for (size_t j = 0; j < i; j++)
+            seen |= op->figures[j].process.pid == op->figures[i].process.pid;
+        if (!seen)
+            total += op->figures[i].process.resident_bytes;
+    }
+    return total;
+}
+
+static json_t *stats_json(struct coordinator *c, struct op *op) {
+    struct table_figures total = {0};
+    uint64_t params = 0, linear = 0;
+    for (size_t i = 0; i < c->layout->n_slots; i++) {
+        const struct layout_slot *const slot = &c->layout->slots[i];
+        const struct table_figures f = slot_total(c, op, slot->id);
+        table_figures_add(&total, &f);
+        *(slot->search ? &params : &linear) += f.value_bytes / sizeof(float);
+    }
+    json_t *const totals = json_object(), *const shards = json_array();
+    set_figures(totals, &total);
+    json_object_set_new(totals, "resident_bytes", json_integer((json_int_t)resident_total(c, op)));
+    for (size_t i = 0; i < c->options.shards; i++)
+        json_array_append_new(shards, shard_json(c, op, i));
+    return json_pack("{s:I, s:s, s:I, s:I, s:I, s:o, s:o}", "epoch", (json_int_t)c->layout->epoch,
+                     "phase", wire_phase_name(c->search.phase), "layout_bytes",
+                     (json_int_t)layout_bytes(c->layout), "params", (json_int_t)params,
+                     "params_linear", (json_int_t)linear, "totals", totals, "shards", shards);
+}
+
+static json_t *slots_json(struct coordinator *c, struct op *op) {
+    json_t *const slots = json_array();
+    for (size_t i = 0; i < c->layout->n_slots; i++) {
+        const struct layout_slot *const s = &c->layout->slots[i];
+        const struct table_figures f = slot_total(c, op, s->id);
+        json_array_append_new(
+            slots,
+            json_pack("{s:I, s:s, s:i, s:i, s:I, s:I, s:b, s:s, s:s, s:f}", "id", (json_int_t)s->id,
+                      "name", s->name, "dim", (int)s->dim, "width", (int)s->width, "rows",
+                      (json_int_t)f.rows, "bytes", (json_int_t)(f.value_bytes + f.state_bytes),
+                      "search", s->search, "basis", s->axes != NULL ? "axis" : "dense", "optimizer",
+                      optimizer_name(s->optimizer.kind), "lr", (double)s->optimizer.lr));
+    }
+    return json_pack("{s:I, s:o}", "epoch", (json_int_t)c->layout->epoch, "slots", slots);
+}
+
+static void figures_done(struct coordinator *c, struct op *op) {
+    if (op->err != DIMFIT_OK)
+        coordinator_answer(c, &op->asker, op->err, &op->detail, NULL, 0);
+    else
+        admin_answer(c, &op->asker,
+                     strcmp(op->argument, "slots") == 0 ? slots_json(c, op) : stats_json(c, op));
+}
+
+/* ---- scores: from gathered sums -------------------------------------------------------------- */
+
+static json_t *scores_json(const struct coordinator *c, const struct plan *scores) {
+    json_t *const slots = json_array();
+    for (size_t i = 0; i < scores->n_slots; i++) {
+        const struct plan_slot *const p = &scores->slots[i];
+        const struct layout_slot *const slot = layout_find(c->layout, p->slot);
+        json_array_append_new(slots,
+                              json_pack("{s:I, s:s, s:i, s:I, s:o, s:o}", "id", (json_int_t)p->slot,
+                                        "name", slot == NULL ? "" : slot->name, "tier", 0, "rows",
+                                        (json_int_t)p->rows, "g", report_doubles(p->g, p->before),
+                                        "s", report_doubles(p->s, p->before)));
+    }
+    return json_pack("{s:I, s:s, s:s, s:I, s:o}", "epoch", (json_int_t)scores->epoch, "strategy",
+                     c->search.id == 0 ? "sseds" : c->search.request.strategy, "estimator",
+                     estimator_name(scores->request.estimator), "samples",
+                     (json_int_t)scores->samples, "slots", slots);
+}
+
+static void scores_done(struct coordinator *c, struct op *op) {
+    struct plan *scores = NULL;
+    enum estimator estimator;
+    base_assert(estimator_parse(op->argument, &estimator));
+    dimfit_err err = op->err;
+    struct err_detail detail = op->detail;
+    if (err == DIMFIT_OK)
+        err = plan_scores(c->layout, op->stats, estimator, &scores, &detail);
+    if (err == DIMFIT_OK)
+        admin_answer(c, &op->asker, scores_json(c, scores));
+    else
+        coordinator_answer(c, &op->asker, err, &detail, NULL, 0);
+    plan_destroy(&scores);
+}
+
+/* ---- dispatch -------------------------------------------------------------------------------- */
+
+typedef dimfit_err admin_handler(struct coordinator *c, const struct asker *asker,
+                                 const json_t *args, struct err_detail *detail);
+
+static dimfit_err admin_status(struct coordinator *c, const struct asker *asker, const json_t *args,
+                               struct err_detail *detail) {
+    admin_answer(c, asker, status_json(c));
+    return DIMFIT_OK;
+}
+
+static dimfit_err admin_strategies(struct coordinator *c, const struct asker *asker,
+                                   const json_t *args, struct err_detail *detail) {
+    admin_answer(c, asker, strategies_json(c));
+    return DIMFIT_OK;
+}
+
+static dimfit_err gather(struct coordinator *c, const struct asker *asker, uint32_t mode,
+                         const char *argument, op_done *done, struct err_detail *detail) {
+    if (!coordinator_complete(c, detail))
+        return DIMFIT_ERR_BUSY;
+    const struct wire_header command = {.kind = WIRE_GATHER, .mode = mode};
+    struct op *op;
+    const dimfit_err err = op_start(c, &command, NULL, 0, done, &op);
+    if (err != DIMFIT_OK)
+        return err_set(detail, err, "no memory to ask the shards");
+    op->asker = *asker;
+    snprintf(op->argument, sizeof op->argument, "%s", argument);
+    return DIMFIT_OK;
+}
+
+static dimfit_err admin_stats(struct coordinator *c, const struct asker *asker, const json_t *args,
+                              struct err_detail *detail) {
+    return gather(c, asker, GATHER_FIGURES, "stats", figures_done, detail);
+}
+
+static dimfit_err admin_slots(struct coordinator *c, const struct asker *asker, const json_t *args,
+                              struct err_detail *detail) {
+    return gather(c, asker, GATHER_FIGURES, "slots", figures_done, detail);
+}
+
+static dimfit_err admin_scores(struct coordinator *c, const struct asker *asker, const json_t *args,
+                               struct err_detail *detail) {
+    const json_t *const given = json_object_get(args, "estimator");
+    struct plan_request defaults;
+    plan_request_init(&defaults);
+    enum estimator estimator = c->search.id == 0 ? defaults.estimator : c->search.request.estimator;
+    if (given != NULL && !json_is_null(given) &&
+        !(json_is_string(given) && estimator_parse(json_string_value(given), &estimator)))
+        return err_set(detail, DIMFIT_ERR_INVALID, "--estimator is one of single step fisher row");
+    return gather(c, asker, GATHER_SCORES, estimator_name(estimator), scores_done, detail);
+}
+
+static dimfit_err admin_search_start(struct coordinator *c, const struct asker *asker,
+                                     const json_t *args, struct err_detail *detail) {
+    const dimfit_err err = search_start(c, args, detail);
+    if (err == DIMFIT_OK)
+        admin_answer(c, asker, search_status_json(c));
+    return err;
+}
+
+static dimfit_err admin_search_status(struct coordinator *c, const struct asker *asker,
+                                      const json_t *args, struct err_detail *detail) {
+    admin_answer(c, asker, search_status_json(c));
+    return DIMFIT_OK;
+}
+
+static dimfit_err admin_search_plan(struct coordinator *c, const struct asker *asker,
+                                    const json_t *args, struct err_detail *detail) {
+    return search_plan(c, asker, detail);
+}
+
+static dimfit_err admin_search_apply(struct coordinator *c, const struct asker *asker,
+                                     const json_t *args, struct err_detail *detail) {
+    const dimfit_err err = search_apply(c, detail);
+    if (err == DIMFIT_OK)
+        admin_answer(c, asker, search_status_json(c));
+    return err;
+}
+
+static dimfit_err admin_search_abort(struct coordinator *c, const struct asker *asker,
+                                     const json_t *args, struct err_detail *detail) {
+    const dimfit_err err = search_abort(c, detail);
+    if (err == DIMFIT_OK)
+        admin_answer(c, asker, search_status_json(c));
+    return err;
+}
+
+static dimfit_err admin_shutdown(struct coordinator *c, const struct asker *asker,
+                                 const json_t *args, struct err_detail *detail) {
+    admin_answer(c, asker, json_object());
+    coordinator_stop(c);
+    return DIMFIT_OK;
+}
+
+static const struct {
+    const char *name;
+    admin_handler *handler;
+} commands[] = {
+    {"status", admin_status},
+    {"stats", admin_stats},
+    {"slots", admin_slots},
+    {"scores", admin_scores},
+    {"strategies", admin_strategies},
+    {"search start", admin_search_start},
+    {"search status", admin_search_status},
+    {"search plan", admin_search_plan},
+    {"search apply", admin_search_apply},
+    {"search abort", admin_search_abort},
+    {"shutdown", admin_shutdown},
+};
+
+void admin_request(struct coordinator *c, const struct route *from,
+                   const struct wire_header *header, const uint8_t *body, size_t len) {
+    const struct asker asker = asker_of(from, header);
+    struct err_detail detail = {{0}};
+    admin_handler *handler = NULL;
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        if (strcmp(commands[i].name, header->name) == 0)
+            handler = commands[i].handler;
+    }
+    json_error_t error;
+    json_t *const args = len == 0
+                             ? json_object()
+                             : json_loadb((const char *)body, len, JSON_REJECT_DUPLICATES, &error);
+    dimfit_err err;
+    if (handler == NULL)
+        err = err_set(&detail, DIMFIT_ERR_UNSUPPORTED, "there is no admin command '%s'",
+                      header->name);
+    else if (!json_is_object(args))
+        err = err_set(&detail, DIMFIT_ERR_INVALID, "%s: the arguments are no JSON object",
+                      header->name);
+    else
+        err = handler(c, &asker, args, &detail);
+    json_decref(args);
+    if (err != DIMFIT_OK)
+        coordinator_answer(c, &asker, err, &detail, NULL, 0);
+}

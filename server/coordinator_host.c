@@ -1,0 +1,235 @@
+#include "server/coordinator_host.h"
+
+#include "server/frames.h"
+#include "server/log.h"
+#include "server/state_file.h"
+
+enum {
+    HOST_MAGIC = 0x43484f53,
+    TICK_MS = 100,
+};
+
+/* Where the starter waits for the outcome; gone once the pipe was signalled. */
+struct start {
+    dimfit_err err;
+    struct err_detail *detail;
+    char *endpoint;
+    size_t cap;
+};
+
+struct host {
+    uint32_t magic;
+    const struct coordinator_host_options *options;
+    struct start *start;
+    zsock_t *pipe;
+    void *router;
+    zactor_t *planner;
+    struct state_file *state;
+    struct coordinator *coordinator;
+    bool stop;
+};
+
+/* ---- the planner ----------------------------------------------------------------------------- */
+
+static void planner_actor(zsock_t *pipe, void *args) {
+    zsock_signal(pipe, 0);
+    for (;;) {
+        zmsg_t *msg = zmsg_recv(pipe);
+        if (msg == NULL)
+            return;
+        zframe_t *const frame = zmsg_first(msg);
+        struct plan_job *job = NULL;
+        const bool is_job = zframe_size(frame) == sizeof job;
+        if (is_job)
+            memcpy(&job, zframe_data(frame), sizeof job);
+        zmsg_destroy(&msg);
+        if (!is_job)
+            return; /* $TERM */
+        plan_job_run(job);
+        zsock_send(pipe, "p", job);
+    }
+}
+
+/* ---- what the coordinator needs -------------------------------------------------------------- */
+
+static void host_send(void *self, const struct route *to, const struct wire_header *header,
+                      const void *body, size_t len) {
+    struct host *const host = self;
+    CHECK_OBJ_NOTNULL(host, HOST_MAGIC);
+    zmq_msg_t msg;
+    if (len > 0) {
+        if (zmq_msg_init_size(&msg, len) != 0) {
+            log_error("coordinator", "no memory for %zu bytes to send", len);
+            return;
+        }
+        memcpy(zmq_msg_data(&msg), body, len);
+    }
+    if (!frames_send(host->router, to, header, len > 0 ? &msg : NULL))
+        log_debug("coordinator", "%s could not be sent: the peer is gone or slow",
+                  wire_kind_name(header->kind));
+    if (len > 0)
+        zmq_msg_close(&msg);
+}
+
+static int64_t host_now_ms(void *self) {
+    return zclock_mono();
+}
+
+static dimfit_err host_save(void *self, const void *bytes, size_t len, struct err_detail *detail) {
+    struct host *const host = self;
+    return state_file_write(host->state, bytes, len, detail);
+}
+
+static void host_plan(void *self, struct plan_job *job) {
+    struct host *const host = self;
+    zframe_t *frame = zframe_new(&job, sizeof job);
+    if (frame == NULL || zframe_send(&frame, host->planner, 0) != 0) {
+        zframe_destroy(&frame);
+        job->err = err_set(&job->detail, DIMFIT_ERR_NOMEM, "no memory to plan");
+        coordinator_planned(host->coordinator, &job);
+    }
+}
+
+static void host_stop(void *self) {
+    struct host *const host = self;
+    host->stop = true;
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+static dimfit_err listen_at(struct host *host, struct err_detail *detail) {
+    const char *const bind = host->options->bind;
+    host->router = frames_socket(zsys_init(), ZMQ_ROUTER, 1000);
+    if (host->router == NULL)
+        return err_set(detail, DIMFIT_ERR_IO, "no socket: %s", zmq_strerror(zmq_errno()));
+    if (zmq_bind(host->router, bind) != 0) {
+        const int error = zmq_errno();
+        return err_set(detail, DIMFIT_ERR_IO, "cannot listen at %s: %s%s", bind,
+                       zmq_strerror(error),
+                       error == EADDRINUSE
+                           ? "; another process has the port: stop it, or give --bind another one"
+                           : "; give --bind an address of this machine");
+    }
+    size_t len = host->start->cap;
+    if (zmq_getsockopt(host->router, ZMQ_LAST_ENDPOINT, host->start->endpoint, &len) != 0)
+        return err_set(detail, DIMFIT_ERR_IO, "the address bound at %s is too long", bind);
+    return DIMFIT_OK;
+}
+
+static dimfit_err open_state(struct host *host, struct buf *state, struct err_detail *detail) {
+    if (host->options->data_dir[0] == 0)
+        return DIMFIT_ERR_NOT_FOUND;
+    const dimfit_err err = state_file_open(host->options->data_dir, &host->state, detail);
+    return err != DIMFIT_OK ? err : state_file_read(host->state, state, detail);
+}
+
+static dimfit_err open_host(struct host *host, struct err_detail *detail) {
+    struct buf state;
+    buf_init(&state);
+    const dimfit_err found = open_state(host, &state, detail);
+    dimfit_err err = found == DIMFIT_ERR_NOT_FOUND ? DIMFIT_OK : found;
+    if (err == DIMFIT_OK)
+        err = listen_at(host, detail);
+    if (err == DIMFIT_OK) {
+        const struct coordinator_io io = {
+            .self = host,
+            .send = host_send,
+            .now_ms = host_now_ms,
+            .save = host->state != NULL ? host_save : NULL,
+            .plan = host_plan,
+            .stop = host_stop,
+        };
+        err = coordinator_new(&host->options->coordinator, &io,
+                              found == DIMFIT_OK ? state.data : NULL, state.len, &host->coordinator,
+                              detail);
+    }
+    buf_fini(&state);
+    if (err == DIMFIT_OK) {
+        host->planner = zactor_new(planner_actor, NULL);
+        if (host->planner == NULL)
+            err = err_set(detail, DIMFIT_ERR_NOMEM, "no thread for the planner");
+    }
+    return err;
+}
+
+static void serve(struct host *host) {
+    struct frames in;
+    for (;;) {
+        const enum frames_got got = frames_receive(host->router, true, &in);
+        if (got == FRAMES_NONE || host->stop)
+            break;
+        if (got == FRAMES_MALFORMED) {
+            log_debug("coordinator", "dropped a message that was none of ours");
+            continue;
+        }
+        size_t len;
+        const uint8_t *const body = frames_body(&in, &len);
+        coordinator_receive(host->coordinator, &in.from, &in.header, body, len);
+        frames_close(&in);
+    }
+}
+
+static void take_plan(struct host *host) {
+    void *job = NULL;
+    if (zsock_recv(host->planner, "p", &job) == 0 && job != NULL) {
+        struct plan_job *done = job;
+        coordinator_planned(host->coordinator, &done);
+    }
+}
+
+static void run(struct host *host) {
+    while (!host->stop) {
+        zmq_pollitem_t items[] = {
+            {.socket = zsock_resolve(host->pipe), .events = ZMQ_POLLIN},
+            {.socket = host->router, .events = ZMQ_POLLIN},
+            {.socket = zsock_resolve(host->planner), .events = ZMQ_POLLIN},
+        };
+        if (zmq_poll(items, 3, TICK_MS) < 0 && errno != EINTR)
+            break;
+        if (items[0].revents != 0)
+            coordinator_stop(host->coordinator);
+        if (items[1].revents != 0)
+            serve(host);
+        if (items[2].revents != 0)
+            take_plan(host);
+        coordinator_tick(host->coordinator);
+    }
+}
+
+static void host_actor(zsock_t *pipe, void *args) {
+    struct host *const host = args;
+    host->pipe = pipe;
+    const dimfit_err err = open_host(host, host->start->detail);
+    host->start->err = err;
+    zsock_signal(pipe, 0);
+    if (err == DIMFIT_OK)
+        run(host);
+    zactor_destroy(&host->planner);
+    coordinator_destroy(&host->coordinator);
+    if (host->router != NULL)
+        zmq_close(host->router);
+    state_file_close(&host->state);
+    free(host);
+}
+
+dimfit_err coordinator_host_start(const struct coordinator_host_options *options, char *endpoint,
+                                  size_t cap, zactor_t **out, struct err_detail *detail) {
+    struct host *const host = calloc(1, sizeof *host);
+    if (host == NULL)
+        return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for the coordinator");
+    struct start start = {.detail = detail, .endpoint = endpoint, .cap = cap};
+    host->magic = HOST_MAGIC;
+    host->options = options;
+    host->start = &start;
+    zactor_t *actor = zactor_new(host_actor, host);
+    if (actor == NULL) {
+        free(host);
+        return err_set(detail, DIMFIT_ERR_NOMEM, "no thread for the coordinator");
+    }
+    if (start.err != DIMFIT_OK) {
+        zactor_destroy(&actor);
+        return start.err;
+    }
+    *out = actor;
+    return DIMFIT_OK;
+}

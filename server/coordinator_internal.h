@@ -1,0 +1,165 @@
+/*
+ * What the files of the coordinator core share. Only coordinator*.c and search*.c include this.
+ */
+#ifndef SERVER_COORDINATOR_INTERNAL_H
+#define SERVER_COORDINATOR_INTERNAL_H
+
+#include "server/coordinator.h"
+#include "server/figures.h"
+#include "server/hello.h"
+
+#include <jansson.h>
+
+enum {
+    COORDINATOR_MAGIC = 0x434f4f52,
+    SILENT_AFTER_MS = 5000, /* shards send a heartbeat every second */
+};
+
+/* A request that is answered later. */
+struct asker {
+    struct route route;
+    enum wire_kind kind;
+    uint64_t request;
+};
+
+struct member {
+    bool registered;
+    struct route route;
+    uint64_t identity; /* of the shard's life; a new one is a new shard */
+    uint64_t pid, epoch, samples;
+    int64_t seen_ms;
+};
+
+struct coordinator;
+struct op;
+/* op->err tells how it ended; what it gathered may be taken out of it. */
+typedef void op_done(struct coordinator *coordinator, struct op *op);
+
+/* One command to every shard. */
+struct op {
+    struct op *next;
+    uint64_t id; /* the commands' request number */
+    struct wire_header command;
+    int64_t deadline_ms;
+    bool answered[CLUSTER_SHARDS_MAX];
+    size_t missing;
+    struct stats *stats;           /* GATHER of statistics: merged as they come */
+    struct shard_figures *figures; /* GATHER of figures: [shards] */
+    struct asker asker;            /* of the request behind it, if any */
+    char argument[32];             /* of that request: the estimator of `scores` */
+    op_done *done;
+    dimfit_err err;
+    struct err_detail detail;
+};
+
+struct barrier {
+    struct barrier *next;
+    char name[WIRE_NAME_MAX + 1];
+    size_t n, wanted;
+    bool open; /* everyone came: repeats of the same requests are let through */
+    struct barrier_member {
+        struct asker asker;
+        uint64_t client;
+        int64_t deadline_ms;
+    } * members;
+};
+
+enum { SCORERS_MAX = 4096 };
+
+struct scorer {
+    uint64_t client;
+    uint64_t step; /* being scored, 0 for none */
+};
+
+struct search {
+    uint64_t id; /* 0: none yet */
+    enum wire_phase phase;
+    bool freeze, plan_only;
+    struct plan_request request;
+    uint64_t samples, wanted, steps; /* scored so far, asked for; steps scored whole */
+    uint64_t next_step;              /* the last one handed out */
+    bool exhausted;                  /* a worker came to the end of the sample set */
+    size_t n_scorers;
+    struct scorer *scorers; /* [SCORERS_MAX] while scoring */
+    int64_t timeout_ms, progress_ms, phase_ms;
+    double seconds_scoring, seconds_planning, seconds_apply;
+    struct plan *plan;
+    struct layout *layout; /* prepared */
+    dimfit_err err;
+    struct err_detail detail;
+    size_t n_plan_askers;
+    struct asker plan_askers[8];
+};
+
+struct coordinator {
+    uint32_t magic;
+    struct coordinator_options options;
+    struct coordinator_io io;
+    struct layout *layout;
+    struct cluster_map *map;
+    struct member *members; /* [options.shards] */
+    struct op *ops;
+    struct barrier *barriers;
+    struct search search;
+    uint64_t next_op, next_search;
+    size_t adding; /* operations under way that add slots */
+    int64_t started_ms;
+    bool stopping;
+};
+
+/* coordinator.c */
+struct asker asker_of(const struct route *from, const struct wire_header *header);
+void coordinator_answer(struct coordinator *c, const struct asker *to, dimfit_err status,
+                        const struct err_detail *detail, const void *body, size_t len);
+void coordinator_reply(struct coordinator *c, const struct asker *to, struct wire_header *reply,
+                       const void *body, size_t len);
+dimfit_err coordinator_save(struct coordinator *c, const struct layout *layout,
+                            struct err_detail *detail) MUST_CHECK;
+bool coordinator_complete(const struct coordinator *c, struct err_detail *detail);
+bool coordinator_frozen(const struct coordinator *c);
+
+/* coordinator_op.c */
+dimfit_err op_start(struct coordinator *c, const struct wire_header *command, const void *body,
+                    size_t len, op_done *done, struct op **out) MUST_CHECK;
+void op_reply(struct coordinator *c, size_t shard, const struct wire_header *header,
+              const uint8_t *body, size_t len);
+void op_tick(struct coordinator *c, int64_t now);
+void op_list_destroy(struct coordinator *c);
+
+/* coordinator_members.c */
+void members_register(struct coordinator *c, const struct route *from,
+                      const struct wire_header *header, const uint8_t *body, size_t len);
+void members_heartbeat(struct coordinator *c, const struct route *from,
+                       const struct wire_header *header);
+bool members_find(const struct coordinator *c, const struct route *from, size_t *number);
+void members_connect(struct coordinator *c, const struct route *from,
+                     const struct wire_header *header);
+void members_declare(struct coordinator *c, const struct route *from,
+                     const struct wire_header *header, const uint8_t *body, size_t len);
+void barrier_arrive(struct coordinator *c, const struct route *from,
+                    const struct wire_header *header);
+void barrier_tick(struct coordinator *c, int64_t now);
+void barrier_list_destroy(struct coordinator *c);
+
+/* coordinator_admin.c */
+void admin_request(struct coordinator *c, const struct route *from,
+                   const struct wire_header *header, const uint8_t *body, size_t len);
+void admin_answer(struct coordinator *c, const struct asker *to, json_t *json); /* takes json */
+
+/* search.c */
+dimfit_err search_start(struct coordinator *c, const json_t *args,
+                        struct err_detail *detail) MUST_CHECK;
+dimfit_err search_plan(struct coordinator *c, const struct asker *asker,
+                       struct err_detail *detail) MUST_CHECK;
+dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) MUST_CHECK;
+dimfit_err search_abort(struct coordinator *c, struct err_detail *detail) MUST_CHECK;
+void search_score_next(struct coordinator *c, const struct route *from,
+                       const struct wire_header *header);
+void search_tick(struct coordinator *c, int64_t now);
+void search_fini(struct coordinator *c);
+
+/* search_report.c */
+json_t *search_status_json(const struct coordinator *c);
+json_t *search_plan_json(const struct coordinator *c);
+
+#endif

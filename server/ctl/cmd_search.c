@@ -1,0 +1,345 @@
+/* The search: start, status, plan, apply, abort. */
+#include "server/ctl/ctl.h"
+#include "server/ctl/human.h"
+#include "server/ctl/view.h"
+#include "server/plan.h"
+
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { POLL_MS = 200 };
+
+#define WORD(name, text) text,
+static const char *const estimators[] = {PLAN_ESTIMATOR_MAP(WORD)};
+static const char *const bases[] = {PLAN_BASIS_MAP(WORD)};
+static const char *const counts[] = {PLAN_COUNT_MAP(WORD)};
+static const char *const ranks[] = {PLAN_RANK_MAP(WORD)};
+#undef WORD
+static const char *const modes[] = {"live", "freeze"};
+
+/* ---- waiting --------------------------------------------------------------------------------- */
+
+static bool phase_is(const json_t *status, const char *phase) {
+    return strcmp(get_text(status, "phase", ""), phase) == 0;
+}
+
+static bool is_moving(const json_t *status) {
+    return phase_is(status, "scoring") || phase_is(status, "planning") ||
+           phase_is(status, "preparing");
+}
+
+static void show_progress(const json_t *status) {
+    if (!isatty(STDERR_FILENO))
+        return;
+    fputs("\r\033[K", stderr);
+    view_progress(status, stderr);
+}
+
+static void end_progress(void) {
+    if (isatty(STDERR_FILENO))
+        fputs("\r\033[K", stderr);
+}
+
+/* Poll until the search of *status is neither scoring, planning nor preparing, replacing *status by
+ * the last one seen. The coordinator limits every phase; here each single question has its limit.
+ */
+static int wait_search(struct ctl *ctl, json_t **status) {
+    const double search = get_number(*status, "search", 0);
+    while (is_moving(*status)) {
+        const struct timespec pause = {0, POLL_MS * 1000000L};
+        json_t *next;
+        show_progress(*status);
+        nanosleep(&pause, NULL);
+        const int code = ctl_call(ctl, "search status", CTL_READS, NULL, &next);
+        if (code != EXIT_DONE) {
+            end_progress();
+            return code == EXIT_UNREACHABLE
+                       ? ctl_fail(EXIT_MAYBE, "--wait", "`dimfitctl search status` tells",
+                                  "the search may have gone on")
+                       : code;
+        }
+        json_decref(*status);
+        *status = next;
+        if (get_number(next, "search", 0) != search) {
+            end_progress();
+            return ctl_fail(EXIT_FAILED, "--wait", "`dimfitctl search status` shows it",
+                            "another search took the place of search %.0f", search);
+        }
+    }
+    end_progress();
+    return EXIT_DONE;
+}
+
+/* Show where the search stands, after waiting if asked to. One that was aborted is a failure only
+ * for who waits for it. */
+static int finish_status(struct ctl *ctl, json_t **status, bool wait) {
+    int code = wait ? wait_search(ctl, status) : EXIT_DONE;
+    if (code != EXIT_DONE)
+        return code;
+    code = ctl_show(ctl, *status, view_search);
+    if (code == EXIT_DONE && wait && phase_is(*status, "aborted"))
+        return ctl_fail(EXIT_FAILED, "search", NULL, "%s", get_text(*status, "error", "aborted"));
+    return code;
+}
+
+static int show_plan(struct ctl *ctl) {
+    json_t *plan;
+    int code = ctl_call(ctl, "search plan", CTL_CHANGES, NULL, &plan);
+    if (code != EXIT_DONE)
+        return code;
+    code = ctl_show(ctl, plan, view_plan);
+    json_decref(plan);
+    return code;
+}
+
+/* ---- start ----------------------------------------------------------------------------------- */
+
+struct start_args {
+    struct ctl *ctl;
+    json_t *request;
+    bool wait, plan_only;
+};
+
+enum {
+    KEY_STRATEGY = 0x100,
+    KEY_ESTIMATOR,
+    KEY_BASIS,
+    KEY_COUNT,
+    KEY_RANK,
+    KEY_MIN_DIM,
+    KEY_MODE,
+    KEY_SAMPLES,
+    KEY_SEED,
+    KEY_OPTIONS,
+    KEY_LIMIT,
+    KEY_PLAN_ONLY,
+    KEY_WAIT,
+};
+
+static const struct argp_option start_options[] = {
+    {"kappa", 'k', "K", 0, "Parameters to keep, as a share of those before; needed", 0},
+    {"strategy", KEY_STRATEGY, "S", 0, "What decides (sseds); `dimfitctl strategies` lists them",
+     0},
+    {"estimator", KEY_ESTIMATOR, "E", 0, "single, step, fisher or row (step)", 0},
+    {"basis", KEY_BASIS, "B", 0, "axis or rotated (rotated)", 0},
+    {"count", KEY_COUNT, "C", 0, "What kappa counts: params or dims (params)", 0},
+    {"rank", KEY_RANK, "R", 0, "Take units by score or by density, score per parameter (score)", 0},
+    {"min-dim", KEY_MIN_DIM, "N", 0, "Units that every slot keeps; 0 lets slots go entirely (1)",
+     0},
+    {"mode", KEY_MODE, "M", 0, "live: training goes on; freeze: it is held while scoring (live)",
+     0},
+    {"samples", KEY_SAMPLES, "N", 0, "Samples to score (live: 65536; freeze: all there are)", 0},
+    {"seed", KEY_SEED, "N", 0, "Seed of strategies that draw", 0},
+    {"strategy-options", KEY_OPTIONS, "K=V,...", 0, "For the strategy", 0},
+    {"timeout", KEY_LIMIT, "S", 0, "Longest time without progress in scoring, in seconds", 0},
+    {"plan-only", KEY_PLAN_ONLY, NULL, 0, "Stop at the plan; `search apply` goes on", 0},
+    {"wait", KEY_WAIT, NULL, 0, "Return when it is done", 0},
+    {0},
+};
+
+static void put(struct start_args *args, const char *key, json_t *value) {
+    if (json_object_set_new(args->request, key, value) != 0)
+        exit(ctl_fail(EXIT_FAILED, "arguments", NULL, "%s", err_text(DIMFIT_ERR_NOMEM)));
+}
+
+/* "key=value,key=value", keys not empty. */
+static const char *check_pairs(const char *text) {
+    for (const char *p = text; p != NULL; p = strchr(p, ',') != NULL ? strchr(p, ',') + 1 : NULL) {
+        if (strcspn(p, "=,") == 0 || p[strcspn(p, "=,")] != '=')
+            ctl_usage("--strategy-options", "\"%.80s\" is not KEY=VALUE,...", text);
+    }
+    return text;
+}
+
+/* Options whose value is one of a few words: false for another key. */
+static bool put_word(struct start_args *args, int key, const char *arg) {
+    static const struct {
+        int key;
+        const char *name, *option;
+        const char *const *words;
+        size_t n;
+    } choices[] = {
+        {KEY_ESTIMATOR, "estimator", "--estimator", estimators, ARRAY_LEN(estimators)},
+        {KEY_BASIS, "basis", "--basis", bases, ARRAY_LEN(bases)},
+        {KEY_COUNT, "count", "--count", counts, ARRAY_LEN(counts)},
+        {KEY_RANK, "rank", "--rank", ranks, ARRAY_LEN(ranks)},
+        {KEY_MODE, "mode", "--mode", modes, ARRAY_LEN(modes)},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(choices); i++) {
+        if (choices[i].key == key) {
+            arg = ctl_word(choices[i].option, arg, choices[i].words, choices[i].n);
+            put(args, choices[i].name, json_string(arg));
+            return true;
+        }
+    }
+    return false;
+}
+
+static error_t parse_start(int key, char *arg, struct argp_state *state) {
+    struct start_args *const args = state->input;
+    if (put_word(args, key, arg))
+        return 0;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = args->ctl;
+        return 0;
+    case 'k':
+        put(args, "kappa", json_real(ctl_number("--kappa", arg, 0, 1e6)));
+        return 0;
+    case KEY_STRATEGY:
+        put(args, "strategy", json_string(arg));
+        return 0;
+    case KEY_OPTIONS:
+        put(args, "options", json_string(check_pairs(arg)));
+        return 0;
+    case KEY_MIN_DIM:
+        put(args, "min_dim", json_integer(ctl_whole("--min-dim", arg, 0, LAYOUT_DIM_MAX)));
+        return 0;
+    case KEY_SAMPLES:
+        put(args, "samples", json_integer(ctl_whole("--samples", arg, 1, INT64_MAX)));
+        return 0;
+    case KEY_SEED:
+        put(args, "seed", json_integer(ctl_whole("--seed", arg, 0, INT64_MAX)));
+        return 0;
+    case KEY_LIMIT:
+        put(args, "timeout", json_real(ctl_number("--timeout", arg, 0, 604800)));
+        return 0;
+    case KEY_PLAN_ONLY:
+        args->plan_only = true;
+        put(args, "plan_only", json_true());
+        return 0;
+    case KEY_WAIT:
+        args->wait = true;
+        return 0;
+    case ARGP_KEY_END:
+        if (json_object_get(args->request, "kappa") == NULL)
+            ctl_usage("--kappa", "is needed: the share of parameters to keep, such as 0.25");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static int search_start(struct ctl *ctl, int argc, char **argv) {
+    const struct argp argp = {
+        .options = start_options,
+        .parser = parse_start,
+        .doc = "Score the dimensions of all slots, plan which stay within kappa, and apply that.\v"
+               "With --plan-only and --wait the plan is printed.",
+        .children = ctl_common_options,
+    };
+    struct start_args args = {.ctl = ctl, .request = json_object()};
+    json_t *status;
+    ctl_parse(&argp, "dimfitctl search start", argc, argv, &args);
+    int code = ctl_call(ctl, "search start", CTL_CHANGES, args.request, &status);
+    json_decref(args.request);
+    if (code != EXIT_DONE)
+        return code;
+    if (args.wait && args.plan_only)
+        code = wait_search(ctl, &status);
+    if (code == EXIT_DONE)
+        code = args.wait && phase_is(status, "planned") ? show_plan(ctl)
+                                                        : finish_status(ctl, &status, args.wait);
+    json_decref(status);
+    return code;
+}
+
+/* ---- status, plan, apply, abort -------------------------------------------------------------- */
+
+struct search_args {
+    struct ctl *ctl;
+    bool wait;
+};
+
+static error_t parse_search(int key, char *arg, struct argp_state *state) {
+    struct search_args *const args = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = args->ctl;
+        return 0;
+    case KEY_WAIT:
+        args->wait = true;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static bool parse_wait(struct ctl *ctl, const char *name, const char *doc, const char *wait_doc,
+                       int argc, char **argv) {
+    const struct argp_option options[] = {{"wait", KEY_WAIT, NULL, 0, wait_doc, 0}, {0}};
+    const struct argp argp = {
+        .options = options, .parser = parse_search, .doc = doc, .children = ctl_all_options};
+    struct search_args args = {.ctl = ctl};
+    ctl_parse(&argp, name, argc, argv, &args);
+    return args.wait;
+}
+
+static int call_and_finish(struct ctl *ctl, const char *command, enum ctl_effect effect,
+                           bool wait) {
+    json_t *status;
+    int code = ctl_call(ctl, command, effect, NULL, &status);
+    if (code != EXIT_DONE)
+        return code;
+    code = finish_status(ctl, &status, wait);
+    json_decref(status);
+    return code;
+}
+
+static int search_status(struct ctl *ctl, int argc, char **argv) {
+    const bool wait = parse_wait(ctl, "dimfitctl search status", "Show where the search stands.",
+                                 "Return when it is planned, committed or aborted", argc, argv);
+    return call_and_finish(ctl, "search status", CTL_READS, wait);
+}
+
+static int search_plan(struct ctl *ctl, int argc, char **argv) {
+    const bool wait = parse_wait(
+        ctl, "dimfitctl search plan",
+        "Show what the search would change. One that is still scoring plans from what is there.",
+        "Let scoring come to its own end first", argc, argv);
+    json_t *status;
+    if (wait) {
+        int code = ctl_call(ctl, "search status", CTL_READS, NULL, &status);
+        if (code == EXIT_DONE) {
+            code = wait_search(ctl, &status);
+            json_decref(status);
+        }
+        if (code != EXIT_DONE)
+            return code;
+    }
+    return show_plan(ctl);
+}
+
+static int search_apply(struct ctl *ctl, int argc, char **argv) {
+    const bool wait = parse_wait(ctl, "dimfitctl search apply",
+                                 "Put the plan into force on all shards.",
+                                 "Return when it is committed or aborted", argc, argv);
+    return call_and_finish(ctl, "search apply", CTL_CHANGES, wait);
+}
+
+static int search_abort(struct ctl *ctl, int argc, char **argv) {
+    const struct argp argp = {
+        .parser = ctl_parse_plain,
+        .doc = "End the search; nothing changes.",
+        .children = ctl_all_options,
+    };
+    ctl_parse(&argp, "dimfitctl search abort", argc, argv, ctl);
+    return call_and_finish(ctl, "search abort", CTL_CHANGES, false);
+}
+
+int cmd_search(struct ctl *ctl, int argc, char **argv) {
+    static const struct ctl_entry commands[] = {
+        {"start", search_start}, {"status", search_status}, {"plan", search_plan},
+        {"apply", search_apply}, {"abort", search_abort},
+    };
+    return ctl_dispatch(ctl, "dimfitctl search",
+                        "Fit the embedding dimensions.\v"
+                        "Commands:\n"
+                        "  start        score, plan and apply\n"
+                        "  status       where the search stands\n"
+                        "  plan         what it would change\n"
+                        "  apply        put the plan into force\n"
+                        "  abort        end it, changing nothing",
+                        commands, ARRAY_LEN(commands), argc, argv);
+}

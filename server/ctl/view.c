@@ -1,0 +1,351 @@
+#include "server/ctl/view.h"
+
+#include "server/ctl/grid.h"
+#include "server/ctl/human.h"
+
+#include <math.h>
+#include <string.h>
+
+static void row(struct grid *grid, const char *const *cells, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        grid_cell(grid, cells[i]);
+}
+
+#define ROW(grid, ...)                                                                             \
+    row(grid, (const char *const[]){__VA_ARGS__},                                                  \
+        sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *))
+
+static int finish(struct grid *grid, FILE *out) {
+    const int failed = grid_print(grid, out);
+    grid_destroy(&grid);
+    return failed;
+}
+
+static struct human cell_share(double v) {
+    return isnan(v) ? (struct human){"-"} : human_share(v, 1);
+}
+
+/* A number as it is: ids, process numbers, rates. */
+static struct human cell_plain(const json_t *object, const char *key) {
+    struct human out = {"-"};
+    const double v = get_number(object, key, NAN);
+    if (!isnan(v))
+        snprintf(out.text, sizeof out.text, v == floor(v) && fabs(v) < 1e15 ? "%.0f" : "%.6g", v);
+    return out;
+}
+
+static double sum_of(const json_t *list) {
+    double sum = 0;
+    size_t i;
+    json_t *v;
+    json_array_foreach(list, i, v) {
+        sum += json_number_value(v);
+    }
+    return sum;
+}
+
+/* "name" or "name/2" for a tier of a slot that has several. */
+static void slot_label(const json_t *slot, char *out, size_t cap) {
+    const double tier = get_number(slot, "tier", 0);
+    const char *const name = get_text(slot, "name", "-");
+    if (tier > 0)
+        snprintf(out, cap, "%s/%.0f", name, tier);
+    else
+        snprintf(out, cap, "%s", name);
+}
+
+static size_t count_up(const json_t *shards) {
+    const json_t *shard;
+    size_t i, n = 0;
+    json_array_foreach(shards, i, shard) {
+        n += strcmp(get_text(shard, "state", ""), "up") == 0;
+    }
+    return n;
+}
+
+int view_status(const json_t *reply, FILE *out) {
+    const json_t *const shards = json_object_get(reply, "shards");
+    const json_t *shard;
+    size_t i;
+    const double uptime = get_number(reply, "uptime", NAN);
+    fprintf(out, "dimfit %s, up %s\n", get_text(reply, "version", "-"),
+            isnan(uptime) ? "-" : human_seconds(uptime).text);
+    fprintf(out, "epoch %s, %s; %s slots; %zu of %s shards up\n\n", cell_count(reply, "epoch").text,
+            get_text(reply, "phase", "-"), cell_count(reply, "slots").text, count_up(shards),
+            cell_count(reply, "shards_wanted").text);
+
+    struct grid *const grid = grid_new("rlrll");
+    ROW(grid, "SHARD", "ENDPOINT", "PID", "STATE", "SEEN");
+    json_array_foreach(shards, i, shard) {
+        const double seen = get_number(shard, "seen_seconds_ago", NAN);
+        char ago[64] = "-";
+        if (!isnan(seen))
+            snprintf(ago, sizeof ago, "%s ago", human_seconds(seen).text);
+        ROW(grid, cell_plain(shard, "id").text, get_text(shard, "endpoint", "-"),
+            cell_plain(shard, "pid").text, get_text(shard, "state", "-"), ago);
+    }
+    return finish(grid, out);
+}
+
+static int view_totals(const json_t *reply, FILE *out) {
+    static const struct {
+        const char *label, *key;
+        struct human (*cell)(const json_t *, const char *);
+    } lines[] = {
+        {"rows", "rows", cell_count},
+        {"values", "value_bytes", cell_bytes},
+        {"optimizer state", "state_bytes", cell_bytes},
+        {"counters", "counter_bytes", cell_bytes},
+        {"index", "index_bytes", cell_bytes},
+        {"slabs allocated", "slab_bytes", cell_bytes},
+        {"resident", "resident_bytes", cell_bytes},
+    };
+    const json_t *const totals = json_object_get(reply, "totals");
+    struct grid *const grid = grid_new("lr");
+    ROW(grid, "parameters", cell_count(reply, "params").text);
+    ROW(grid, "first-order parameters", cell_count(reply, "params_linear").text);
+    ROW(grid, "layout", cell_bytes(reply, "layout_bytes").text);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        ROW(grid, lines[i].label, lines[i].cell(totals, lines[i].key).text);
+    return finish(grid, out);
+}
+
+int view_stats(const json_t *reply, FILE *out) {
+    const json_t *shard;
+    size_t i;
+    fprintf(out, "epoch %s, %s\n\n", cell_count(reply, "epoch").text,
+            get_text(reply, "phase", "-"));
+    if (view_totals(reply, out) != 0)
+        return -1;
+    fputc('\n', out);
+
+    struct grid *const grid = grid_new("rrrrrrrrrr");
+    ROW(grid, "SHARD", "ROWS", "VALUES", "RESIDENT", "PULLS", "PUSHES", "KEYS PULLED",
+        "KEYS PUSHED", "SCORED", "REFUSED");
+    json_array_foreach(json_object_get(reply, "shards"), i, shard) {
+        ROW(grid, cell_plain(shard, "id").text, cell_count(shard, "rows").text,
+            cell_bytes(shard, "value_bytes").text, cell_bytes(shard, "resident_bytes").text,
+            cell_count(shard, "pull_requests").text, cell_count(shard, "push_requests").text,
+            cell_count(shard, "keys_pulled").text, cell_count(shard, "keys_pushed").text,
+            cell_count(shard, "keys_scored").text, cell_count(shard, "refused").text);
+    }
+    return finish(grid, out);
+}
+
+int view_slots(const json_t *reply, FILE *out) {
+    const json_t *slot;
+    size_t i;
+    fprintf(out, "epoch %s\n\n", cell_count(reply, "epoch").text);
+    struct grid *const grid = grid_new("rlrrrrlllr");
+    ROW(grid, "SLOT", "NAME", "DIM", "WIDTH", "ROWS", "BYTES", "SEARCH", "BASIS", "OPTIMIZER",
+        "LR");
+    json_array_foreach(json_object_get(reply, "slots"), i, slot) {
+        const json_t *const search = json_object_get(slot, "search");
+        ROW(grid, cell_plain(slot, "id").text, get_text(slot, "name", "-"),
+            cell_count(slot, "dim").text, cell_count(slot, "width").text,
+            cell_count(slot, "rows").text, cell_bytes(slot, "bytes").text,
+            json_is_true(search)    ? "yes"
+            : json_is_false(search) ? "no"
+                                    : "-",
+            get_text(slot, "basis", "-"), get_text(slot, "optimizer", "-"),
+            cell_plain(slot, "lr").text);
+    }
+    return finish(grid, out);
+}
+
+/* The words of a list of texts, commas between. */
+static void join(const json_t *list, char *out, size_t cap) {
+    const json_t *v;
+    size_t i, used = 0;
+    snprintf(out, cap, "-");
+    json_array_foreach(list, i, v) {
+        const char *const word = json_string_value(v);
+        if (word != NULL && used < cap)
+            used += (size_t)snprintf(out + used, cap - used, "%s%s", used == 0 ? "" : ", ", word);
+    }
+}
+
+int view_strategies(const json_t *reply, FILE *out) {
+    const json_t *const refused = json_object_get(reply, "refused"), *strategy, *text;
+    size_t i;
+    struct grid *const grid = grid_new("llll");
+    ROW(grid, "STRATEGY", "VERSION", "NEEDS", "SUMMARY");
+    json_array_foreach(json_object_get(reply, "strategies"), i, strategy) {
+        char needs[96];
+        join(json_object_get(strategy, "needs"), needs, sizeof needs);
+        ROW(grid, get_text(strategy, "name", "-"), get_text(strategy, "version", "-"), needs,
+            get_text(strategy, "summary", "-"));
+    }
+    if (finish(grid, out) != 0)
+        return -1;
+    if (json_array_size(refused) > 0)
+        fputs("\nrefused:\n", out);
+    json_array_foreach(refused, i, text) {
+        fputs("  ", out);
+        print_clean(json_is_string(text) ? json_string_value(text) : "-", out);
+        fputc('\n', out);
+    }
+    return 0;
+}
+
+int view_scores(const json_t *reply, FILE *out) {
+    const json_t *slot;
+    size_t i;
+    fprintf(out, "epoch %s, estimator %s, %s samples\n\n", cell_count(reply, "epoch").text,
+            get_text(reply, "estimator", "-"), cell_count(reply, "samples").text);
+    struct grid *const grid = grid_new("rlrrrrr");
+    ROW(grid, "SLOT", "NAME", "ROWS", "WIDTH", "SHARE", "BEST UNIT", "WORST UNIT");
+    json_array_foreach(json_object_get(reply, "slots"), i, slot) {
+        const json_t *const s = json_object_get(slot, "s"), *v;
+        double least = NAN, most = NAN;
+        char name[128];
+        size_t k;
+        json_array_foreach(s, k, v) {
+            const double this = json_number_value(v);
+            least = isnan(least) || this < least ? this : least;
+            most = isnan(most) || this > most ? this : most;
+        }
+        slot_label(slot, name, sizeof name);
+        ROW(grid, cell_plain(slot, "id").text, name, cell_count(slot, "rows").text,
+            human_count((double)json_array_size(s)).text, cell_share(sum_of(s)).text,
+            cell_share(most).text, cell_share(least).text);
+    }
+    return finish(grid, out);
+}
+
+/* RFC 4180: a name with a comma, quote or line break is quoted, quotes doubled. */
+static void print_csv_text(const char *text, FILE *out) {
+    if (strpbrk(text, ",\"\r\n") == NULL) {
+        fputs(text, out);
+        return;
+    }
+    fputc('"', out);
+    for (; *text != '\0'; text++) {
+        if (*text == '"')
+            fputc('"', out);
+        fputc(*text, out);
+    }
+    fputc('"', out);
+}
+
+void view_scores_csv(const json_t *reply, FILE *out) {
+    const json_t *slot, *v;
+    size_t i, k;
+    fputs("slot,name,tier,rows,dim,g,s\n", out);
+    json_array_foreach(json_object_get(reply, "slots"), i, slot) {
+        const json_t *const g = json_object_get(slot, "g");
+        json_array_foreach(json_object_get(slot, "s"), k, v) {
+            fprintf(out, "%.0f,", get_number(slot, "id", 0));
+            print_csv_text(get_text(slot, "name", ""), out);
+            fprintf(out, ",%.0f,%.0f,%zu,%.17g,%.17g\n", get_number(slot, "tier", 0),
+                    get_number(slot, "rows", 0), k, json_number_value(json_array_get(g, k)),
+                    json_number_value(v));
+        }
+    }
+}
+
+void view_progress(const json_t *reply, FILE *out) {
+    const double wanted = get_number(reply, "samples_wanted", 0);
+    fprintf(out, "search %s: %s", cell_plain(reply, "search").text, get_text(reply, "phase", "-"));
+    if (strcmp(get_text(reply, "phase", ""), "scoring") != 0)
+        return;
+    fprintf(out, ", %s", cell_count(reply, "samples").text);
+    if (wanted > 0)
+        fprintf(out, " of %s", human_count(wanted).text);
+    fputs(" samples", out);
+    if (wanted > 0)
+        fprintf(out, " (%s)", human_share(get_number(reply, "samples", 0), wanted).text);
+}
+
+static void print_request(const json_t *request, FILE *out) {
+    static const char *const words[] = {"strategy", "estimator", "basis", "count", "rank"};
+    fprintf(out, "asked for: kappa %s", cell_plain(request, "kappa").text);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        const char *const word = get_text(request, words[i], NULL);
+        if (word != NULL)
+            fprintf(out, ", %s %s", words[i], word);
+    }
+    fputc('\n', out);
+}
+
+static void print_seconds(const json_t *seconds, FILE *out) {
+    static const char *const words[] = {"scoring", "planning", "apply"};
+    const char *join_with = "took: ";
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        const double s = get_number(seconds, words[i], NAN);
+        if (isnan(s))
+            continue;
+        fprintf(out, "%s%s %s", join_with, words[i], human_seconds(s).text);
+        join_with = ", ";
+    }
+    if (join_with[0] == ',')
+        fputc('\n', out);
+}
+
+int view_search(const json_t *reply, FILE *out) {
+    const char *const error = get_text(reply, "error", NULL);
+    const double before = get_number(reply, "params_before", 0);
+    view_progress(reply, out);
+    fprintf(out, "; epoch %s", cell_count(reply, "epoch").text);
+    if (get_text(reply, "mode", NULL) != NULL)
+        fprintf(out, "; mode %s", get_text(reply, "mode", "-"));
+    fputc('\n', out);
+    if (json_is_object(json_object_get(reply, "request")))
+        print_request(json_object_get(reply, "request"), out);
+    if (get_number(reply, "steps", 0) > 0)
+        fprintf(out, "scored: %s samples in %s steps\n", cell_count(reply, "samples").text,
+                cell_count(reply, "steps").text);
+    if (before > 0) {
+        const double after = get_number(reply, "params_after", 0);
+        fprintf(out, "parameters: %s -> %s (%s)\n", human_count(before).text,
+                human_count(after).text, human_share(after, before).text);
+    }
+    print_seconds(json_object_get(reply, "seconds"), out);
+    if (error != NULL) {
+        fputs("error: ", out);
+        print_clean(error, out);
+        fputc('\n', out);
+    }
+    return 0;
+}
+
+static void print_plan_head(const json_t *reply, FILE *out) {
+    const double before = get_number(reply, "params_before", 0);
+    const double after = get_number(reply, "params_after", 0);
+    fprintf(out, "search %s: %s; epoch %s -> %s\n", cell_plain(reply, "search").text,
+            get_text(reply, "phase", "-"), cell_count(reply, "epoch").text,
+            cell_count(reply, "to_epoch").text);
+    print_request(reply, out);
+    fprintf(out, "parameters: %s -> %s (%s)\n", human_count(before).text, human_count(after).text,
+            human_share(after, before).text);
+    if (strcmp(get_text(reply, "count", "params"), "params") != 0)
+        fprintf(out, "dimensions: %s -> %s\n", cell_count(reply, "cost_before").text,
+                cell_count(reply, "cost_after").text);
+    fprintf(out, "score kept: %s, from %s samples; layout: %s\n\n",
+            cell_share(get_number(reply, "kept_score", NAN)).text,
+            cell_count(reply, "samples").text, cell_bytes(reply, "layout_bytes").text);
+}
+
+int view_plan(const json_t *reply, FILE *out) {
+    const json_t *slot;
+    size_t i;
+    print_plan_head(reply, out);
+    struct grid *const grid = grid_new("rlrrrrrrrr");
+    ROW(grid, "SLOT", "NAME", "ROWS", "DIM", "BEFORE", "AFTER", "BYTES", "BYTES AFTER", "SCORE",
+        "KEPT");
+    json_array_foreach(json_object_get(reply, "slots"), i, slot) {
+        const json_t *const keep = json_object_get(slot, "keep"), *v;
+        double kept = 0;
+        size_t k;
+        json_array_foreach(json_object_get(slot, "s"), k, v) {
+            kept += json_integer_value(json_array_get(keep, k)) != 0 ? json_number_value(v) : 0;
+        }
+        ROW(grid, cell_plain(slot, "id").text, get_text(slot, "name", "-"),
+            cell_count(slot, "rows").text, cell_count(slot, "dim").text,
+            cell_count(slot, "before").text, cell_count(slot, "after").text,
+            cell_bytes(slot, "bytes_before").text, cell_bytes(slot, "bytes_after").text,
+            cell_share(get_number(slot, "score", NAN)).text,
+            human_share(kept, get_number(slot, "score", 0)).text);
+    }
+    return finish(grid, out);
+}

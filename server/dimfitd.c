@@ -1,0 +1,163 @@
+/*
+ * The daemon: reads its configuration, starts the actors its role needs, waits for a reason to
+ * stop.
+ */
+#include "server/config.h"
+#include "server/coordinator_host.h"
+#include "server/shard_host.h"
+
+#include <cblas.h>
+#include <signal.h>
+#include <stdlib.h>
+
+enum {
+    EXIT_USAGE = 2,
+    JOIN_TIMEOUT_MS = 30000,
+    SIGNAL_CHECK_MS = 200,
+};
+
+struct daemon {
+    struct config config;
+    struct strategies *strategies;
+    struct coordinator_host_options coordinator_options;
+    struct shard_host_options shard_options;
+    char endpoint[CLUSTER_ENDPOINT_MAX + 1];
+    zactor_t *coordinator;
+    size_t n_shards;
+    zactor_t **shards;
+    _Atomic bool failed; /* a shard could not do its work */
+};
+
+static volatile sig_atomic_t asked_to_stop;
+
+static void on_signal(int number) {
+    asked_to_stop = 1;
+}
+
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static dimfit_err start_coordinator(struct daemon *d, struct err_detail *detail) {
+    const struct config *const config = &d->config;
+    dimfit_err err = strategies_load(config->strategies, &d->strategies, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    for (size_t i = 0; i < strategies_refused(d->strategies); i++)
+        log_warn("strategies", "refused %s", strategies_refusal(d->strategies, i));
+    d->coordinator_options = (struct coordinator_host_options){
+        .bind = config->bind,
+        .data_dir = config->data_dir,
+        .coordinator =
+            {
+                .shards = config->shards,
+                .seed = config->seed,
+                .auto_slots = config->auto_slots,
+                .defaults = config->defaults,
+                .n_slots = config->n_slots,
+                .slots = config->slots,
+                .scoring_timeout_ms = (int64_t)(config->scoring_timeout * 1000),
+                .step_timeout_ms = (int64_t)(config->prepare_timeout * 1000),
+                .strategies = d->strategies,
+            },
+    };
+    return coordinator_host_start(&d->coordinator_options, d->endpoint, sizeof d->endpoint,
+                                  &d->coordinator, detail);
+}
+
+static dimfit_err start_shards(struct daemon *d, struct err_detail *detail) {
+    const struct config *const config = &d->config;
+    d->shard_options = (struct shard_host_options){
+        .bind = config->shard_bind,
+        .coordinator = config->role == ROLE_SHARD ? config->coordinator : d->endpoint,
+        .shard =
+            {
+                .score_memory = config->score_memory,
+                .max_memory = config->max_memory,
+            },
+        .join_timeout_ms = JOIN_TIMEOUT_MS,
+        .failed = &d->failed,
+    };
+    d->shards = calloc(config->shards, sizeof *d->shards);
+    if (d->shards == NULL)
+        return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for %u shards", config->shards);
+    while (d->n_shards < config->shards) {
+        const dimfit_err err = shard_host_start(&d->shard_options, &d->shards[d->n_shards], detail);
+        if (err != DIMFIT_OK)
+            return err;
+        d->n_shards++;
+    }
+    return DIMFIT_OK;
+}
+
+/* Until a signal, or until any actor has ended by itself: told to by the coordinator, or failed. */
+static void wait_for_the_end(struct daemon *d) {
+    zpoller_t *poller = zpoller_new(NULL);
+    if (poller == NULL)
+        return;
+    zpoller_set_nonstop(poller, true);
+    if (d->coordinator != NULL)
+        zpoller_add(poller, d->coordinator);
+    for (size_t i = 0; i < d->n_shards; i++)
+        zpoller_add(poller, d->shards[i]);
+    void *ended = NULL;
+    while (!asked_to_stop && ended == NULL)
+        ended = zpoller_wait(poller, SIGNAL_CHECK_MS);
+    zpoller_destroy(&poller);
+    if (asked_to_stop)
+        log_info("dimfitd", "asked to stop by a signal");
+}
+
+static void stop(struct daemon *d) {
+    zactor_destroy(&d->coordinator); /* first: it tells the shards */
+    for (size_t i = 0; i < d->n_shards; i++)
+        zactor_destroy(&d->shards[i]);
+    free(d->shards);
+    strategies_destroy(&d->strategies);
+    config_fini(&d->config);
+}
+
+static int fail(struct daemon *d, dimfit_err err, const struct err_detail *detail) {
+    fprintf(stderr, "dimfitd: %s\n", detail->text[0] != 0 ? detail->text : err_text(err));
+    stop(d);
+    return EXIT_FAILURE;
+}
+
+int main(int argc, char **argv) {
+    struct daemon d = {0};
+    struct err_detail detail = {{0}};
+    dimfit_err err = config_parse_args(argc, argv, &d.config, &detail);
+    if (err != DIMFIT_OK) {
+        fprintf(stderr, "dimfitd: %s\n", detail.text);
+        return err == DIMFIT_ERR_INVALID ? EXIT_USAGE : EXIT_FAILURE;
+    }
+    if (d.config.print) {
+        config_print(&d.config, stdout);
+        config_fini(&d.config);
+        return EXIT_SUCCESS;
+    }
+    log_set_level(d.config.log_level);
+    zsys_handler_set(NULL); /* signals are ours */
+    catch_signals();
+    openblas_set_num_threads(1); /* a shard is one thread */
+
+    if (d.config.role != ROLE_SHARD)
+        err = start_coordinator(&d, &detail);
+    if (err == DIMFIT_OK && d.config.role != ROLE_COORDINATOR)
+        err = start_shards(&d, &detail);
+    if (err != DIMFIT_OK)
+        return fail(&d, err, &detail);
+    if (d.config.role == ROLE_SHARD)
+        printf("dimfitd: %u shards for the coordinator at %s\n", d.config.shards,
+               d.config.coordinator);
+    else
+        printf("dimfitd: coordinator at %s, %u shards\n", d.endpoint, d.config.shards);
+    fflush(stdout);
+    wait_for_the_end(&d);
+    stop(&d);
+    return d.failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

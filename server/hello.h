@@ -1,0 +1,41 @@
+/*
+ * How a shard introduces itself to the coordinator: the body of REGISTER.
+ */
+#ifndef SERVER_HELLO_H
+#define SERVER_HELLO_H
+
+#include "proto/cluster_map.h"
+
+enum { HELLO_NO_NUMBER = UINT32_MAX };
+
+struct hello {
+    char endpoint[CLUSTER_ENDPOINT_MAX + 1]; /* where workers reach it */
+    uint64_t pid;
+    uint32_t number;         /* which shard it is, HELLO_NO_NUMBER for a new one */
+    uint64_t epoch;          /* of the layout it works with; meaningless for a new one */
+    uint64_t prepared_epoch; /* of a change it has prepared, 0 for none */
+};
+
+static inline void hello_encode(const struct hello *hello, struct buf *out) {
+    buf_put_str(out, hello->endpoint);
+    buf_put_u64(out, hello->pid);
+    buf_put_u32(out, hello->number);
+    buf_put_u64(out, hello->epoch);
+    buf_put_u64(out, hello->prepared_epoch);
+}
+
+static inline MUST_CHECK dimfit_err hello_decode(const void *bytes, size_t len, struct hello *out) {
+    struct reader r = reader_of(bytes, len);
+    struct hello hello = {0};
+    reader_str(&r, hello.endpoint, sizeof hello.endpoint);
+    hello.pid = reader_u64(&r);
+    hello.number = reader_u32(&r);
+    hello.epoch = reader_u64(&r);
+    hello.prepared_epoch = reader_u64(&r);
+    if (!reader_done(&r))
+        return DIMFIT_ERR_PROTOCOL;
+    *out = hello;
+    return DIMFIT_OK;
+}
+
+#endif

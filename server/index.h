@@ -1,0 +1,129 @@
+/*
+ * One slot's index: feasign -> row number, by extendible hashing.
+ *
+ * Keys stand five to a bucket of one cache line, so that a look-up costs one line in the common
+ * case. Buckets come in pages, up to eight pages make a segment, and a directory finds the segment.
+ * A segment grows by itself, a page at a time, and splits in two at eight: an insertion never waits
+ * for more than one segment's rehash, and the load stays between 60 % and 75 % however many keys
+ * there are. While there is one segment, it is the pages that grow. Any 64-bit value is a legal
+ * key. Nothing is ever removed.
+ *
+ * A caller hashes a batch first, which starts the loads of the buckets, and looks keys up after
+ * that. Owned by one thread.
+ */
+#ifndef SERVER_INDEX_H
+#define SERVER_INDEX_H
+
+#include "proto/key_hash.h"
+#include "server/slab.h"
+
+enum {
+    INDEX_KEYS = 5,  /* a bucket */
+    INDEX_PAGES = 8, /* a segment */
+};
+#define INDEX_NONE UINT32_MAX
+
+/*
+ *   0        8                       40           60      61        62    64
+ *   +--------+--------+-- ... -------+-- ... -----+-------+---------+-----+
+ *   | key 0  | key 1  |   .. key 4   | rows 0..4  | count | passed  |     |
+ *   +--------+--------+-- ... -------+-- ... -----+-------+---------+-----+
+ *
+ * Only the first `count` keys mean something. `passed`: the bucket was full when a key came, which
+ * stands in one of the buckets after it; a miss elsewhere ends at once.
+ */
+struct index_bucket {
+    uint64_t keys[INDEX_KEYS];
+    uint32_t rows[INDEX_KEYS];
+    uint8_t count, passed;
+} __attribute__((aligned(64)));
+
+/* A directory entry. Several name the same segment while it is less deep than the directory. */
+struct index_place {
+    uint32_t n_buckets;          /* of all its pages */
+    uint32_t segment;            /* its number */
+    uint32_t pages[INDEX_PAGES]; /* page numbers */
+};
+
+struct index {
+    struct index_place *places; /* [mask + 1] */
+    uint32_t mask;
+    uint32_t page_bits; /* a page has 1 << page_bits buckets */
+    struct slab pages;
+    uint32_t slot;      /* seeds the hash */
+    uint32_t n_pages;   /* handed out so far */
+    uint32_t free_page; /* first of a chain, INDEX_NONE: none */
+    struct index_segment *segments;
+    uint32_t n_segments, cap_segments;
+    struct index_spare *spare; /* takes keys when a full segment finds no memory to grow */
+    size_t n_spare, cap_spare;
+};
+
+/* An empty index holds no memory. */
+void index_init(struct index *index, uint32_t slot);
+void index_fini(struct index *index);
+
+/* See to it that the next n index_put() cannot fail. NOMEM, nothing lost, otherwise. */
+dimfit_err index_reserve(struct index *index, size_t n) MUST_CHECK;
+
+/* Add a key that is not there, within what was reserved. row < INDEX_NONE. Buckets may move. */
+void index_put(struct index *index, uint64_t key, uint64_t hash, uint32_t row);
+
+/* What is allocated. */
+uint64_t index_bytes(const struct index *index);
+
+/* Begin to load the bucket where the search for a key goes on that is not at home. */
+void index_fetch_far(const struct index *index, uint64_t hash);
+
+static inline uint64_t index_hash(const struct index *index, uint64_t key) {
+    return key_hash(index->slot, key);
+}
+
+/* The top bits of a hash choose the shard, and are alike within one: the directory takes bits 32
+ * and up, the bucket the 32 below them. */
+static inline const struct index_place *index_place(const struct index *index, uint64_t hash) {
+    return &index->places[(uint32_t)(hash >> 32) & index->mask];
+}
+
+static inline uint32_t index_number(const struct index_place *place, uint64_t hash) {
+    return (uint32_t)(((uint64_t)(uint32_t)hash * place->n_buckets) >> 32);
+}
+
+static inline struct index_bucket *index_bucket(const struct index *index,
+                                                const struct index_place *place, uint32_t number) {
+    const uint32_t page = place->pages[number >> index->page_bits];
+    struct index_bucket *const buckets = slab_row(&index->pages, page);
+    return buckets + (number & ((1u << index->page_bits) - 1));
+}
+
+/* The bucket of a key, its load begun. Valid until the next index_put(). NULL in an empty index. */
+static inline const struct index_bucket *index_fetch(const struct index *index, uint64_t hash) {
+    if (index->n_segments == 0)
+        return NULL;
+    const struct index_place *const place = index_place(index, hash);
+    const struct index_bucket *const home = index_bucket(index, place, index_number(place, hash));
+    __builtin_prefetch(home);
+    return home;
+}
+
+/* Bit i is set when key i of the bucket is the key. Without branches: the position is a coin toss.
+ */
+static inline unsigned index_match(const struct index_bucket *bucket, uint64_t key) {
+    const unsigned match = (unsigned)(bucket->keys[0] == key) |
+                           (unsigned)(bucket->keys[1] == key) << 1 |
+                           (unsigned)(bucket->keys[2] == key) << 2 |
+                           (unsigned)(bucket->keys[3] == key) << 3 |
+                           (unsigned)(bucket->keys[4] == key) << 4;
+    return match & ((1u << bucket->count) - 1);
+}
+
+/* The row of a key if it stands in its home bucket (index_fetch()), else INDEX_NONE. */
+static inline uint32_t index_find_home(const struct index_bucket *home, uint64_t key) {
+    const unsigned match = home != NULL ? index_match(home, key) : 0;
+    return match != 0 ? home->rows[__builtin_ctz(match)] : INDEX_NONE;
+}
+
+/* The row of a key, INDEX_NONE when it is not there. hash is index_hash(). */
+uint32_t index_find(const struct index *index, uint64_t key, uint64_t hash);
+
+#endif

@@ -1,0 +1,437 @@
+#include "server/plan_internal.h"
+
+#include "server/basis.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+void plan_destroy(struct plan **plan) {
+    if (*plan == NULL)
+        return;
+    for (size_t i = 0; i < (*plan)->n_slots; i++) {
+        struct plan_slot *const s = &(*plan)->slots[i];
+        free(s->g);
+        free(s->s);
+        free(s->eigenvalue);
+        free(s->keep);
+    }
+    free((*plan)->slots);
+    change_destroy(&(*plan)->change);
+    free(*plan);
+    *plan = NULL;
+}
+
+static void work_fini(struct plan_work *work) {
+    for (size_t i = 0; work->fitted != NULL && i < work->plan->n_slots; i++) {
+        free(work->fitted[i].mean);
+        free(work->fitted[i].N);
+        free(work->fitted[i].norm);
+    }
+    free(work->fitted);
+}
+
+dimfit_err plan_nomem(const struct plan_work *work) {
+    return err_set(work->detail, DIMFIT_ERR_NOMEM, "no memory to plan");
+}
+
+bool plan_needs(const struct plan_work *work, uint32_t what) {
+    return work->strategy != NULL && (work->strategy->needs & what) != 0;
+}
+
+static double *new_values(size_t n) {
+    return calloc(n > 0 ? n : 1, sizeof(double));
+}
+
+/* ---- slots and their bases ------------------------------------------------------------------- */
+
+static dimfit_err list_slot(struct plan_work *work, const struct layout_slot *slot) {
+    const struct slot_stats *const stats = stats_find(work->stats, slot->id);
+    if (stats != NULL && stats->width != slot->width)
+        return err_set(work->detail, DIMFIT_ERR_WIDTH,
+                       "slot %u: its statistics are %u wide, the layout says %u", slot->id,
+                       stats->width, slot->width);
+    work->fitted[work->plan->n_slots].stats = stats;
+    struct plan_slot *const s = &work->plan->slots[work->plan->n_slots++];
+    *s = (struct plan_slot){
+        .slot = slot->id,
+        .before = slot->width,
+        .after = slot->width,
+        .rows = stats != NULL ? stats->rows : 0,
+        .g = new_values(slot->width),
+        .s = new_values(slot->width),
+        .keep = calloc((size_t)slot->width + 1, sizeof *s->keep),
+    };
+    return s->g == NULL || s->s == NULL || s->keep == NULL ? plan_nomem(work) : DIMFIT_OK;
+}
+
+/* One entry for each slot that a search looks at, in the layout's order. */
+static dimfit_err list_slots(struct plan_work *work) {
+    const struct layout *const layout = work->layout;
+    work->plan->slots = calloc(layout->n_slots + 1, sizeof *work->plan->slots);
+    work->fitted = calloc(layout->n_slots + 1, sizeof *work->fitted);
+    if (work->plan->slots == NULL || work->fitted == NULL)
+        return plan_nomem(work);
+    dimfit_err err = DIMFIT_OK;
+    for (size_t i = 0; i < layout->n_slots && err == DIMFIT_OK; i++) {
+        if (layout->slots[i].search)
+            err = list_slot(work, &layout->slots[i]);
+    }
+    return err;
+}
+
+/* A slot without rows has no moments to fit, and none are missed. */
+static bool has_rows(const struct plan_fitted *f, const struct plan_slot *s) {
+    return f->stats != NULL && s->rows > 0 && s->before > 0;
+}
+
+static dimfit_err check_moments(const struct plan_work *work, const struct plan_fitted *f) {
+    if (f->stats->sum != NULL)
+        return DIMFIT_OK;
+    return err_set(work->detail, DIMFIT_ERR_STATE,
+                   "slot %u: the sums over its rows were not gathered on every shard",
+                   f->stats->slot);
+}
+
+static dimfit_err fit_basis(struct plan_work *work, struct plan_fitted *f, struct plan_slot *s) {
+    const size_t w = s->before;
+    f->mean = new_values(w);
+    f->N = new_values(w * w);
+    s->eigenvalue = new_values(w);
+    if (f->mean == NULL || f->N == NULL || s->eigenvalue == NULL)
+        return plan_nomem(work);
+    basis_identity(f->N, w);
+    if (!has_rows(f, s))
+        return DIMFIT_OK;
+    const dimfit_err err = check_moments(work, f);
+    if (err != DIMFIT_OK)
+        return err;
+    return basis_rotated(f->stats, f->mean, f->N, s->eigenvalue, work->detail);
+}
+
+static dimfit_err measure_norms(struct plan_work *work, struct plan_fitted *f,
+                                const struct plan_slot *s) {
+    const size_t w = s->before;
+    f->norm = new_values(w);
+    if (f->norm == NULL)
+        return plan_nomem(work);
+    if (!has_rows(f, s))
+        return DIMFIT_OK;
+    const dimfit_err err = check_moments(work, f);
+    if (err != DIMFIT_OK)
+        return err;
+    if (f->N != NULL)
+        basis_norm(f->stats, f->mean, f->N, f->norm);
+    for (size_t k = 0; k < w; k++) {
+        if (f->N == NULL)
+            f->norm[k] = sqrt(f->stats->second[k * w + k]);
+        if (!isfinite(f->norm[k]))
+            return err_set(work->detail, DIMFIT_ERR_NOT_FINITE,
+                           "slot %u: the norm of unit %zu is not finite", s->slot, k);
+    }
+    return DIMFIT_OK;
+}
+
+static dimfit_err fit_slots(struct plan_work *work) {
+    dimfit_err err = DIMFIT_OK;
+    for (size_t i = 0; i < work->plan->n_slots && err == DIMFIT_OK; i++) {
+        if (work->plan->request.basis != BASIS_AXIS)
+            err = fit_basis(work, &work->fitted[i], &work->plan->slots[i]);
+        if (err == DIMFIT_OK && plan_needs(work, DIMFIT_NEEDS_NORMS))
+            err = measure_norms(work, &work->fitted[i], &work->plan->slots[i]);
+    }
+    return err;
+}
+
+/* ---- scores (design 2.2) --------------------------------------------------------------------- */
+
+static bool slot_index(const struct plan *plan, uint32_t slot, size_t *out) {
+    size_t low = 0, high = plan->n_slots;
+    while (low < high) {
+        const size_t mid = low + (high - low) / 2;
+        if (plan->slots[mid].slot < slot)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    *out = low;
+    return low < plan->n_slots && plan->slots[low].slot == slot;
+}
+
+static double add_step(enum estimator estimator, double so_far, double g) {
+    switch (estimator) {
+    case ESTIMATOR_SINGLE:
+        return so_far + g;
+    case ESTIMATOR_STEP:
+        return so_far + fabs(g);
+    case ESTIMATOR_FISHER:
+        return so_far + g * g;
+    case ESTIMATOR_ROW:
+        break;
+    }
+    return so_far;
+}
+
+static dimfit_err add_part(struct plan_work *work, const struct step_slot *part) {
+    double turned[LAYOUT_DIM_MAX];
+    size_t at;
+    if (!slot_index(work->plan, part->slot, &at))
+        return DIMFIT_OK; /* outside the search */
+    struct plan_slot *const s = &work->plan->slots[at];
+    const struct plan_fitted *const f = &work->fitted[at];
+    if (part->width != s->before)
+        return err_set(work->detail, DIMFIT_ERR_WIDTH,
+                       "slot %u: its scores are %u wide, the layout says %u", s->slot, part->width,
+                       s->before);
+    const double *g = part->g;
+    if (f->N != NULL) {
+        basis_score(part, f->mean, f->N, turned);
+        g = turned;
+    }
+    for (size_t k = 0; k < s->before; k++)
+        s->g[k] = add_step(work->plan->request.estimator, s->g[k], g[k]);
+    return DIMFIT_OK;
+}
+
+static bool moments_kept(const struct stats *stats) {
+    for (size_t t = 0; t < stats->n_steps; t++) {
+        const struct step_stats *const step = &stats->steps[t];
+        for (size_t i = 0; i < step->n_slots && !stats_step_evicted(stats, step->step); i++) {
+            if (step->slots[i].C == NULL)
+                return false;
+        }
+    }
+    return true;
+}
+
+static dimfit_err add_steps(struct plan_work *work, bool *scored) {
+    const struct stats *const stats = work->stats;
+    dimfit_err err = DIMFIT_OK;
+    if (work->plan->request.basis != BASIS_AXIS && !moments_kept(stats)) {
+        if (plan_needs(work, DIMFIT_NEEDS_SCORES))
+            return err_set(work->detail, DIMFIT_ERR_STATE,
+                           "steps were scored for the axis basis only; start a search in the basis "
+                           "that it is to be planned in");
+        return DIMFIT_OK;
+    }
+    for (size_t t = 0; t < stats->n_steps && err == DIMFIT_OK; t++) {
+        const struct step_stats *const step = &stats->steps[t];
+        if (stats_step_evicted(stats, step->step))
+            continue;
+        for (size_t i = 0; i < step->n_slots && err == DIMFIT_OK; i++) {
+            *scored = true;
+            err = add_part(work, &step->slots[i]);
+        }
+    }
+    return err;
+}
+
+static void take_row_scores(struct plan_work *work, bool *scored) {
+    for (size_t i = 0; i < work->plan->n_slots; i++) {
+        struct plan_slot *const s = &work->plan->slots[i];
+        const struct slot_stats *const stats = work->fitted[i].stats;
+        if (stats == NULL || stats->row_score == NULL)
+            continue;
+        *scored = true;
+        memcpy(s->g, stats->row_score, s->before * sizeof *s->g);
+    }
+}
+
+/* s_ik = |g_ik| / sum over all units of |g|; zeros where nothing was scored. */
+static dimfit_err normalise(struct plan_work *work) {
+    struct plan *const plan = work->plan;
+    double total = 0;
+    for (size_t i = 0; i < plan->n_slots; i++) {
+        struct plan_slot *const s = &plan->slots[i];
+        for (size_t k = 0; k < s->before; k++) {
+            if (plan->request.estimator == ESTIMATOR_FISHER)
+                s->g[k] = sqrt(s->g[k]);
+            total += fabs(s->g[k]);
+            if (!isfinite(s->g[k]) || !isfinite(total))
+                return err_set(work->detail, DIMFIT_ERR_NOT_FINITE,
+                               "slot %u: the score of unit %zu is not finite; has its training "
+                               "diverged?",
+                               s->slot, k);
+        }
+    }
+    for (size_t i = 0; total > 0 && i < plan->n_slots; i++) {
+        struct plan_slot *const s = &plan->slots[i];
+        for (size_t k = 0; k < s->before; k++)
+            s->s[k] = fabs(s->g[k]) / total;
+    }
+    return DIMFIT_OK;
+}
+
+static dimfit_err score_units(struct plan_work *work) {
+    bool scored = false;
+    dimfit_err err = DIMFIT_OK;
+    if (work->plan->request.estimator == ESTIMATOR_ROW)
+        take_row_scores(work, &scored);
+    else
+        err = add_steps(work, &scored);
+    if (err != DIMFIT_OK)
+        return err;
+    if (!scored && plan_needs(work, DIMFIT_NEEDS_SCORES))
+        return err_set(work->detail, DIMFIT_ERR_STATE,
+                       "strategy '%s' decides by scores and nothing was scored; workers must push "
+                       "with the score flag between search start and plan",
+                       work->strategy->name);
+    return normalise(work);
+}
+
+/* ---- the change ------------------------------------------------------------------------------ */
+
+static void summarise(struct plan *plan) {
+    for (size_t i = 0; i < plan->n_slots; i++) {
+        struct plan_slot *const s = &plan->slots[i];
+        s->after = 0;
+        for (uint32_t k = 0; k < s->before; k++) {
+            s->after += s->keep[k];
+            plan->kept_score += s->keep[k] ? s->s[k] : 0;
+        }
+        plan->params_before += s->rows * s->before;
+        plan->params_after += s->rows * s->after;
+    }
+}
+
+/* A slot that keeps its width in the basis that it has stays as it is. */
+static bool changes(const struct plan_slot *s, const struct plan_fitted *f) {
+    if (s->after < s->before)
+        return true;
+    if (f->N == NULL)
+        return false;
+    for (size_t j = 0; j < s->before; j++) {
+        for (size_t k = 0; k < s->before; k++) {
+            if (f->N[j * s->before + k] != (j == k))
+                return true;
+        }
+    }
+    return false;
+}
+
+/* The mean is restored where directions go. Where none does nothing is lost that would need it, and
+ * leaving it in the rows keeps them exact. */
+static void fill_dense(const struct plan_slot *s, const struct plan_fitted *f,
+                       struct change_slot *out) {
+    const size_t w = s->before;
+    size_t to = 0;
+    for (size_t k = 0; k < w; k++) {
+        if (!s->keep[k])
+            continue;
+        for (size_t j = 0; j < w; j++)
+            out->T[j * s->after + to] = out->N[j * s->after + to] = f->N[j * w + k];
+        to++;
+    }
+    if (s->after < s->before) {
+        memcpy(out->shift, f->mean, w * sizeof *out->shift);
+    } else {
+        free(out->shift);
+        out->shift = NULL;
+    }
+}
+
+static void fill_keep(const struct plan_slot *s, struct change_slot *out) {
+    size_t to = 0;
+    for (uint32_t k = 0; k < s->before; k++) {
+        if (s->keep[k])
+            out->keep[to++] = (uint16_t)k;
+    }
+}
+
+static dimfit_err build_change(struct plan_work *work) {
+    struct plan *const plan = work->plan;
+    const uint64_t epoch = work->layout->epoch;
+    size_t n = 0;
+    for (size_t i = 0; i < plan->n_slots; i++)
+        n += changes(&plan->slots[i], &work->fitted[i]);
+    if (change_new(epoch, epoch + 1, n, &plan->change) != DIMFIT_OK)
+        return plan_nomem(work);
+    struct change_slot *out = plan->change->slots;
+    for (size_t i = 0; i < plan->n_slots; i++) {
+        const struct plan_slot *const s = &plan->slots[i];
+        const struct plan_fitted *const f = &work->fitted[i];
+        if (!changes(s, f))
+            continue;
+        if (change_slot_alloc(out, s->slot, s->before, s->after, f->N != NULL) != DIMFIT_OK)
+            return plan_nomem(work);
+        if (f->N != NULL)
+            fill_dense(s, f, out);
+        else
+            fill_keep(s, out);
+        out++;
+    }
+    return DIMFIT_OK;
+}
+
+/* ---- in order -------------------------------------------------------------------------------- */
+
+static dimfit_err begin(struct plan_work *work, const struct plan_request *request) {
+    if (work->stats->epoch != work->layout->epoch)
+        return err_set(work->detail, DIMFIT_ERR_STALE_EPOCH,
+                       "the statistics are of epoch %llu, the layout of %llu",
+                       (unsigned long long)work->stats->epoch,
+                       (unsigned long long)work->layout->epoch);
+    work->plan = calloc(1, sizeof *work->plan);
+    if (work->plan == NULL)
+        return plan_nomem(work);
+    work->plan->request = *request;
+    work->plan->epoch = work->layout->epoch;
+    work->plan->samples = stats_samples(work->stats);
+    return list_slots(work);
+}
+
+static dimfit_err end(struct plan_work *work, dimfit_err err, struct plan **out) {
+    if (work->plan != NULL)
+        work_fini(work);
+    if (err == DIMFIT_OK)
+        *out = work->plan;
+    else
+        plan_destroy(&work->plan);
+    return err;
+}
+
+dimfit_err plan_make(const struct layout *layout, const struct stats *stats,
+                     const struct plan_request *request, const struct strategies *strategies,
+                     struct plan **out, struct err_detail *detail) {
+    dimfit_err err = plan_request_check(request, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    struct plan_work work = {
+        .layout = layout,
+        .stats = stats,
+        .strategy = strategies_find(strategies, request->strategy),
+        .detail = detail,
+    };
+    if (work.strategy == NULL)
+        return err_set(detail, DIMFIT_ERR_NOT_FOUND,
+                       "there is no strategy '%s'; `dimfitctl strategies` lists them",
+                       request->strategy);
+    err = begin(&work, request);
+    if (err == DIMFIT_OK)
+        err = fit_slots(&work);
+    if (err == DIMFIT_OK)
+        err = score_units(&work);
+    if (err == DIMFIT_OK)
+        err = plan_choose(&work);
+    if (err == DIMFIT_OK) {
+        summarise(work.plan);
+        err = build_change(&work);
+    }
+    return end(&work, err, out);
+}
+
+dimfit_err plan_scores(const struct layout *layout, const struct stats *stats,
+                       enum estimator estimator, struct plan **out, struct err_detail *detail) {
+    struct plan_request request;
+    plan_request_init(&request);
+    request.basis = BASIS_AXIS;
+    request.estimator = estimator;
+    struct plan_work work = {.layout = layout, .stats = stats, .detail = detail};
+    dimfit_err err = begin(&work, &request);
+    if (err == DIMFIT_OK)
+        err = score_units(&work);
+    for (size_t i = 0; err == DIMFIT_OK && i < work.plan->n_slots; i++)
+        memset(work.plan->slots[i].keep, 1, work.plan->slots[i].before);
+    if (err == DIMFIT_OK)
+        summarise(work.plan);
+    return end(&work, err, out);
+}

@@ -1,0 +1,96 @@
+/*
+ * From statistics to a plan: which units stay, in which basis, under which budget (design 2.2-2.6).
+ *
+ * plan_make() is pure: the same statistics, layout and request give the same plan, bit for bit, on
+ * any number of shards up to summation error. It derives the estimator, fits the basis (LAPACK),
+ * runs the strategy plugin over the units, checks what the plugin says against budget and floors,
+ * and builds the change. Runs on the planner's thread; touches no sockets.
+ */
+#ifndef SERVER_PLAN_H
+#define SERVER_PLAN_H
+
+#include "proto/change.h"
+#include "server/stats.h"
+#include "server/strategy_host.h"
+
+#define PLAN_ESTIMATOR_MAP(X) X(SINGLE, "single") X(STEP, "step") X(FISHER, "fisher") X(ROW, "row")
+#define PLAN_BASIS_MAP(X)     X(AXIS, "axis") X(ROTATED, "rotated")
+#define PLAN_COUNT_MAP(X)     X(PARAMS, "params") X(DIMS, "dims")
+#define PLAN_RANK_MAP(X)      X(SCORE, "score") X(DENSITY, "density")
+
+#define PLAN_ENUM_EST(name, text)   ESTIMATOR_##name,
+#define PLAN_ENUM_BASIS(name, text) BASIS_##name,
+#define PLAN_ENUM_COUNT(name, text) COUNT_##name,
+#define PLAN_ENUM_RANK(name, text)  RANK_##name,
+enum estimator { PLAN_ESTIMATOR_MAP(PLAN_ENUM_EST) };
+enum basis { PLAN_BASIS_MAP(PLAN_ENUM_BASIS) };
+enum count { PLAN_COUNT_MAP(PLAN_ENUM_COUNT) };
+enum rank { PLAN_RANK_MAP(PLAN_ENUM_RANK) };
+
+/* Text of an option's value, and back; parse is false for a word that isn't one. */
+const char *estimator_name(enum estimator v);
+const char *basis_name(enum basis v);
+const char *count_name(enum count v);
+const char *rank_name(enum rank v);
+bool estimator_parse(const char *text, enum estimator *out);
+bool basis_parse(const char *text, enum basis *out);
+bool count_parse(const char *text, enum count *out);
+bool rank_parse(const char *text, enum rank *out);
+
+struct plan_request {
+    double kappa; /* kept / before, > 0 */
+    enum estimator estimator;
+    enum basis basis;
+    enum count count;
+    enum rank rank;
+    uint32_t min_dim;
+    uint64_t seed; /* of strategies that draw */
+    char strategy[STRATEGY_NAME_MAX + 1];
+    char options[256]; /* "key=value,key=value" for the strategy */
+};
+
+void plan_request_init(struct plan_request *request); /* the documented defaults, kappa unset (0) */
+
+/* INVALID naming the option when a value is out of range (kappa 0, -1, NaN; unknown combination:
+ * estimator row outside the axis basis). */
+dimfit_err plan_request_check(const struct plan_request *request,
+                              struct err_detail *detail) MUST_CHECK;
+
+struct plan_slot {
+    uint32_t slot;
+    uint32_t before, after; /* stored widths */
+    uint64_t rows;
+    double *g, *s; /* [before] estimate and score of each unit, in the plan's basis */
+    double
+        *eigenvalue; /* [before] count-weighted second moment of the unit, descending; NULL: axis */
+    uint8_t *keep;   /* [before] alpha */
+};
+
+struct plan {
+    struct plan_request request;
+    uint64_t epoch; /* the layout it was made for */
+    uint64_t samples;
+    double cost_before, cost_after;       /* in the request's count */
+    uint64_t params_before, params_after; /* floats of searchable rows */
+    double kept_score;                    /* sum of s over kept units, 0..1 */
+    size_t n_slots;
+    struct plan_slot *slots; /* ascending by slot; searchable slots only */
+    struct change *change;   /* to epoch + 1 */
+};
+
+/* BUDGET when the floors alone cost more than kappa (the detail names the smallest feasible kappa
+ * and
+ * --min-dim 0); STATE when the strategy needs scores and none were gathered; STALE_EPOCH when stats
+ * are of another epoch; PLUGIN when the strategy fails or its answer breaks the rules. */
+dimfit_err plan_make(const struct layout *layout, const struct stats *stats,
+                     const struct plan_request *request, const struct strategies *strategies,
+                     struct plan **out, struct err_detail *detail) MUST_CHECK;
+void plan_destroy(struct plan **plan);
+
+/* The scores of the stored coordinates as they are now, without planning (`dimfitctl scores`):
+ * slots with s and g filled, change NULL. Works with nothing scored: g and s are zero. */
+dimfit_err plan_scores(const struct layout *layout, const struct stats *stats,
+                       enum estimator estimator, struct plan **out,
+                       struct err_detail *detail) MUST_CHECK;
+
+#endif

@@ -1,0 +1,188 @@
+#include "server/plan_internal.h"
+
+#include "server/budget.h"
+
+#include <stdlib.h>
+
+enum { OPTIONS_MAX = sizeof((struct plan_request *)0)->options };
+
+/* What the host's services work on while a plugin has its turn. */
+struct turn {
+    const struct plan_work *work;
+    struct budget budget;
+    bool asked[OPTIONS_MAX]; /* the option that starts at this byte was read */
+    dimfit_err err;
+};
+
+static dimfit_err plugin_error(const struct turn *turn, const char *what) {
+    return err_set(turn->work->detail, DIMFIT_ERR_PLUGIN, "strategy '%s': %.300s",
+                   turn->work->strategy->name, what);
+}
+
+static int host_select(void *self, const double *const *priority, uint8_t *const *keep) {
+    struct turn *const turn = self;
+    turn->err = budget_select(&turn->budget, priority, keep);
+    if (turn->err == DIMFIT_ERR_NOMEM)
+        plan_nomem(turn->work);
+    if (turn->err == DIMFIT_ERR_INVALID)
+        turn->err = plugin_error(turn, "a priority is not a number");
+    return turn->err == DIMFIT_OK ? 0 : -1;
+}
+
+static int host_fail(void *self, const char *why) {
+    struct turn *const turn = self;
+    turn->err = plugin_error(turn, why != NULL ? why : "it failed");
+    return -1;
+}
+
+static int host_option(void *self, const char *key, char *out, size_t cap) {
+    struct turn *const turn = self;
+    const char *const options = turn->work->plan->request.options;
+    const size_t key_len = strlen(key);
+    for (const char *at = options; *at != 0;) {
+        const size_t len = strcspn(at, ",");
+        if (len > key_len && strncmp(at, key, key_len) == 0 && at[key_len] == '=') {
+            const size_t value_len = len - key_len - 1;
+            turn->asked[at - options] = true;
+            if (value_len >= cap)
+                return -1;
+            memcpy(out, at + key_len + 1, value_len);
+            out[value_len] = 0;
+            return 0;
+        }
+        at += len + (at[len] == ',');
+    }
+    return 1;
+}
+
+/* An option that the strategy never asked for is a slip of the user's, not to be passed over. */
+static dimfit_err check_options(const struct turn *turn) {
+    const char *const options = turn->work->plan->request.options;
+    for (const char *at = options; *at != 0;) {
+        const size_t len = strcspn(at, ",");
+        if (!turn->asked[at - options])
+            return err_set(turn->work->detail, DIMFIT_ERR_INVALID,
+                           "--strategy-options: strategy '%s' has no use for '%.*s'",
+                           turn->work->strategy->name, (int)len, at);
+        at += len + (at[len] == ',');
+    }
+    return DIMFIT_OK;
+}
+
+/* Whoever made it: every byte, floor and sum is checked. */
+static dimfit_err check_answer(const struct turn *turn, uint8_t *const *keep) {
+    const struct plan *const plan = turn->work->plan;
+    const char *const name = turn->work->strategy->name;
+    struct err_detail *const detail = turn->work->detail;
+    for (size_t i = 0; i < plan->n_slots; i++) {
+        uint32_t kept = 0;
+        for (uint32_t k = 0; k < plan->slots[i].before; k++) {
+            if (keep[i][k] > 1)
+                return err_set(detail, DIMFIT_ERR_PLUGIN,
+                               "strategy '%s': slot %u, unit %u: the answer %u is neither keep (1) "
+                               "nor drop (0)",
+                               name, plan->slots[i].slot, k, keep[i][k]);
+            kept += keep[i][k];
+        }
+        if (kept < budget_floor(&turn->budget, i))
+            return err_set(detail, DIMFIT_ERR_PLUGIN,
+                           "strategy '%s': slot %u was left %u dimension(s), --min-dim is %u", name,
+                           plan->slots[i].slot, kept, turn->budget.min_dim);
+    }
+    const uint64_t cost = budget_cost(&turn->budget, keep);
+    if (cost > turn->budget.limit)
+        return err_set(detail, DIMFIT_ERR_PLUGIN,
+                       "strategy '%s': the units it kept cost %llu, the budget is %llu", name,
+                       (unsigned long long)cost, (unsigned long long)turn->budget.limit);
+    return DIMFIT_OK;
+}
+
+static dimfit_err ask(struct turn *turn, const struct dimfit_strategy_slot *slots,
+                      uint8_t *const *keep) {
+    const struct plan_request *const request = &turn->work->plan->request;
+    const struct dimfit_strategy_host host = {
+        .magic = DIMFIT_STRATEGY_MAGIC,
+        .abi_major = DIMFIT_STRATEGY_ABI_MAJOR,
+        .abi_minor = DIMFIT_STRATEGY_ABI_MINOR,
+        .size = sizeof host,
+        .self = turn,
+        .select = host_select,
+        .fail = host_fail,
+        .option = host_option,
+    };
+    const struct dimfit_strategy_input input = {
+        .size = sizeof input,
+        .min_dim = request->min_dim,
+        .seed = request->seed,
+        .budget = (double)turn->budget.limit,
+        .cost_before = (double)turn->budget.whole,
+        .options = request->options,
+        .n_slots = turn->budget.n_slots,
+        .slots = slots,
+    };
+    if (turn->work->strategy->plan(&host, &input, keep) != 0)
+        return turn->err != DIMFIT_OK ? turn->err
+                                      : plugin_error(turn, "it failed and did not say why");
+    const dimfit_err err = check_options(turn);
+    return err == DIMFIT_OK ? check_answer(turn, keep) : err;
+}
+
+/* What the plugin sees of a slot. */
+static struct dimfit_strategy_slot show_slot(const struct plan_work *work, size_t i,
+                                             uint64_t cost) {
+    const struct plan_slot *const s = &work->plan->slots[i];
+    const struct plan_fitted *const f = &work->fitted[i];
+    return (struct dimfit_strategy_slot){
+        .id = s->slot,
+        .dim = layout_find(work->layout, s->slot)->dim,
+        .width = s->before,
+        .rows = s->rows,
+        .lookups = f->stats != NULL ? f->stats->lookups : 0,
+        .unit_cost = (double)cost,
+        .score = plan_needs(work, DIMFIT_NEEDS_SCORES) ? s->s : NULL,
+        .norm = f->norm,
+    };
+}
+
+dimfit_err plan_choose(struct plan_work *work) {
+    struct plan *const plan = work->plan;
+    const size_t n = plan->n_slots;
+    uint32_t *const widths = calloc(n + 1, sizeof *widths);
+    uint64_t *const costs = calloc(n + 1, sizeof *costs);
+    uint8_t **const keep = calloc(n + 1, sizeof *keep);
+    struct dimfit_strategy_slot *const slots = calloc(n + 1, sizeof *slots);
+    struct turn *const turn = calloc(1, sizeof *turn);
+    dimfit_err err;
+    if (widths == NULL || costs == NULL || keep == NULL || slots == NULL || turn == NULL) {
+        err = plan_nomem(work);
+        goto done;
+    }
+    for (size_t i = 0; i < n; i++) {
+        widths[i] = plan->slots[i].before;
+        costs[i] = plan->request.count == COUNT_PARAMS ? plan->slots[i].rows : 1;
+        keep[i] = plan->slots[i].keep;
+        slots[i] = show_slot(work, i, costs[i]);
+    }
+    turn->work = work;
+    turn->budget = (struct budget){
+        .kappa = plan->request.kappa,
+        .min_dim = plan->request.min_dim,
+        .by_density = plan->request.rank == RANK_DENSITY,
+        .n_slots = n,
+        .widths = widths,
+        .unit_cost = costs,
+    };
+    err = budget_open(&turn->budget, work->detail);
+    if (err == DIMFIT_OK)
+        err = ask(turn, slots, keep);
+    plan->cost_before = (double)turn->budget.whole;
+    plan->cost_after = (double)budget_cost(&turn->budget, keep);
+
+done:
+    free(widths);
+    free(costs);
+    free(keep);
+    free(slots);
+    free(turn);
+    return err;
+}

@@ -1,0 +1,536 @@
+#include "server/score.h"
+
+#include <stdlib.h>
+
+enum {
+    EVICTED_MAX = 65536, /* ids remembered; steps older than those are long out of flight */
+    HEADS_FIRST = 64,
+    SUMS_ALIGN = 64, /* bytes; sums that straddle cache lines double the time of a scored row */
+};
+
+/* One slot's sums in a step, g[w], then C[w][w] and b[w] when moments are kept. */
+struct part {
+    uint32_t slot, width;
+    double *sums;
+};
+
+/* The memory of the parts that one push added to a step. */
+struct block {
+    struct block *next;
+    double sums[] __attribute__((aligned(SUMS_ALIGN)));
+};
+
+struct score_step {
+    uint64_t id;
+    struct score_step *chain;         /* of its hash head */
+    struct score_step *older, *newer; /* in order of creation, which is the order of eviction */
+    struct part *parts;               /* ascending by slot */
+    size_t n_parts, cap_parts;
+    struct step_samples *workers;
+    size_t n_workers, cap_workers;
+    struct block *blocks;
+    uint64_t bytes;
+};
+
+struct slot_rows {
+    uint32_t slot, width;
+    double *row; /* [w] */
+};
+
+struct score {
+    uint64_t max_bytes, bytes;
+    bool moments, searching;
+    struct score_step **heads; /* [n_heads], a power of two, by id */
+    size_t n_heads, n_steps;
+    struct score_step *oldest, *newest;
+    struct slot_rows *rows; /* ascending by slot */
+    size_t n_rows, cap_rows;
+    uint64_t samples;
+    uint64_t *evicted; /* a ring once EVICTED_MAX are there */
+    size_t n_evicted, cap_evicted, next_evicted;
+};
+
+dimfit_err score_new(uint64_t max_bytes, struct score **out) {
+    struct score *const score = calloc(1, sizeof *score);
+    if (score == NULL)
+        return DIMFIT_ERR_NOMEM;
+    score->heads = calloc(HEADS_FIRST, sizeof(struct score_step *));
+    if (score->heads == NULL) {
+        free(score);
+        return DIMFIT_ERR_NOMEM;
+    }
+    score->n_heads = HEADS_FIRST;
+    score->max_bytes = max_bytes;
+    *out = score;
+    return DIMFIT_OK;
+}
+
+static struct score_step **step_head(const struct score *score, uint64_t id) {
+    /* Ids may be consecutive or multiples of anything: Fibonacci hashing spreads both. */
+    return &score->heads[((id * UINT64_C(0x9E3779B97F4A7C15)) >> 32) & (score->n_heads - 1)];
+}
+
+static struct score_step *step_find(const struct score *score, uint64_t id) {
+    if (score->newest != NULL && score->newest->id == id)
+        return score->newest;
+    struct score_step *step = *step_head(score, id);
+    while (step != NULL && step->id != id)
+        step = step->chain;
+    return step;
+}
+
+static void heads_grow(struct score *score) {
+    if (score->n_steps < score->n_heads)
+        return;
+    struct score_step **const heads = calloc(2 * score->n_heads, sizeof(struct score_step *));
+    if (heads == NULL)
+        return; /* longer chains, nothing worse */
+    free(score->heads);
+    score->heads = heads;
+    score->n_heads *= 2;
+    for (struct score_step *s = score->oldest; s != NULL; s = s->newer) {
+        struct score_step **const head = step_head(score, s->id);
+        s->chain = *head;
+        *head = s;
+    }
+}
+
+static void step_link(struct score *score, struct score_step *step) {
+    heads_grow(score);
+    struct score_step **const head = step_head(score, step->id);
+    step->chain = *head;
+    *head = step;
+    step->older = score->newest;
+    if (score->newest != NULL)
+        score->newest->newer = step;
+    else
+        score->oldest = step;
+    score->newest = step;
+    score->n_steps++;
+}
+
+static void step_unlink(struct score *score, struct score_step *step) {
+    struct score_step **at = step_head(score, step->id);
+    while (*at != step)
+        at = &(*at)->chain;
+    *at = step->chain;
+    *(step->older != NULL ? &step->older->newer : &score->oldest) = step->newer;
+    *(step->newer != NULL ? &step->newer->older : &score->newest) = step->older;
+    score->n_steps--;
+}
+
+static void step_free(struct score_step *step) {
+    while (step->blocks != NULL) {
+        struct block *const next = step->blocks->next;
+        free(step->blocks);
+        step->blocks = next;
+    }
+    free(step->parts);
+    free(step->workers);
+    free(step);
+}
+
+static void rows_clear(struct score *score) {
+    for (size_t i = 0; i < score->n_rows; i++)
+        free(score->rows[i].row);
+    score->n_rows = 0;
+}
+
+void score_restart(struct score *score, bool moments, bool searching) {
+    while (score->oldest != NULL) {
+        struct score_step *const step = score->oldest;
+        step_unlink(score, step);
+        step_free(step);
+    }
+    rows_clear(score);
+    score->bytes = 0;
+    score->samples = 0;
+    score->n_evicted = 0;
+    score->next_evicted = 0;
+    score->moments = moments;
+    score->searching = searching;
+}
+
+void score_stop(struct score *score) {
+    score->searching = false;
+}
+
+void score_destroy(struct score **score) {
+    if (*score == NULL)
+        return;
+    score_restart(*score, false, false);
+    free((*score)->heads);
+    free((*score)->rows);
+    free((*score)->evicted);
+    free(*score);
+    *score = NULL;
+}
+
+/* The evicted id must be remembered before its sums go: without that a partial step would count as
+ * whole. */
+static bool evicted_add(struct score *score, uint64_t id) {
+    if (score->n_evicted == EVICTED_MAX) {
+        score->evicted[score->next_evicted] = id;
+        score->next_evicted = (score->next_evicted + 1) % EVICTED_MAX;
+        return true;
+    }
+    if (score->n_evicted == score->cap_evicted) {
+        const size_t cap = score->cap_evicted ? 2 * score->cap_evicted : 64;
+        uint64_t *const evicted = realloc(score->evicted, cap * sizeof *evicted);
+        if (evicted == NULL)
+            return false;
+        score->evicted = evicted;
+        score->cap_evicted = cap;
+    }
+    score->evicted[score->n_evicted++] = id;
+    return true;
+}
+
+static bool evict(struct score *score, struct score_step *step) {
+    if (!evicted_add(score, step->id))
+        return false;
+    for (size_t i = 0; i < step->n_workers; i++)
+        score->samples -= step->workers[i].samples;
+    score->bytes -= step->bytes;
+    step_unlink(score, step);
+    step_free(step);
+    return true;
+}
+
+/* Find room for so many bytes, giving up old steps but not `keep`. */
+static dimfit_err make_room(struct score *score, uint64_t bytes, const struct score_step *keep,
+                            struct err_detail *detail) {
+    while (score->bytes + bytes > score->max_bytes) {
+        struct score_step *victim = score->oldest;
+        if (victim != NULL && victim == keep)
+            victim = victim->newer;
+        if (score->searching || victim == NULL)
+            return err_set(detail, DIMFIT_ERR_LIMIT,
+                           "score sums of %zu steps take %llu bytes, %llu more go over the limit "
+                           "of %llu; end the scoring (search plan) or raise --score-memory",
+                           score->n_steps, (unsigned long long)score->bytes,
+                           (unsigned long long)bytes, (unsigned long long)score->max_bytes);
+        if (!evict(score, victim))
+            return DIMFIT_ERR_NOMEM;
+    }
+    return DIMFIT_OK;
+}
+
+/* Where a slot stands in an ascending array of items that begin with the slot, or belongs. */
+static size_t slot_position(const void *items, size_t n, size_t size, uint32_t slot) {
+    size_t low = 0, high = n;
+    while (low < high) {
+        const size_t mid = low + (high - low) / 2;
+        uint32_t at;
+        memcpy(&at, (const char *)items + mid * size, sizeof at);
+        if (at < slot)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low;
+}
+
+static struct part *part_find(const struct score_step *step, uint32_t slot) {
+    const size_t i = slot_position(step->parts, step->n_parts, sizeof *step->parts, slot);
+    return i < step->n_parts && step->parts[i].slot == slot ? &step->parts[i] : NULL;
+}
+
+static struct slot_rows *rows_find(const struct score *score, uint32_t slot) {
+    const size_t i = slot_position(score->rows, score->n_rows, sizeof *score->rows, slot);
+    return i < score->n_rows && score->rows[i].slot == slot ? &score->rows[i] : NULL;
+}
+
+static size_t aligned_doubles(size_t n) {
+    const size_t unit = SUMS_ALIGN / sizeof(double);
+    return (n + unit - 1) / unit * unit;
+}
+
+static size_t part_doubles(const struct score *score, size_t width) {
+    return aligned_doubles(score->moments ? width * width + 2 * width : width);
+}
+
+/* Zeroed and aligned. */
+static void *sums_new(size_t bytes) {
+    const size_t whole = (bytes / SUMS_ALIGN + 1) * SUMS_ALIGN;
+    void *const sums = aligned_alloc(SUMS_ALIGN, whole);
+    if (sums != NULL)
+        memset(sums, 0, whole);
+    return sums;
+}
+
+/* Grow an array to room for n items; *cap and *items are changed only on success. */
+static dimfit_err reserve(void **items, size_t *cap, size_t n, size_t size) {
+    if (n <= *cap)
+        return DIMFIT_OK;
+    const size_t want = n > 2 * *cap ? n : 2 * *cap;
+    void *const grown = realloc(*items, want * size);
+    if (grown == NULL)
+        return DIMFIT_ERR_NOMEM;
+    *items = grown;
+    *cap = want;
+    return DIMFIT_OK;
+}
+
+/* Row sums stay when a later part of score_open() fails: they are zero, and unscored slots show
+ * none. */
+static dimfit_err rows_open(struct score *score, const struct score_step *step,
+                            const uint32_t *slots, const uint32_t *widths, size_t n,
+                            struct err_detail *detail) {
+    for (size_t i = 0; i < n; i++) {
+        const struct slot_rows *const there = rows_find(score, slots[i]);
+        if (there != NULL) {
+            base_assert(there->width == widths[i]);
+            continue;
+        }
+        const uint64_t bytes = sizeof *score->rows + widths[i] * sizeof(double);
+        dimfit_err err = make_room(score, bytes, step, detail);
+        if (err != DIMFIT_OK)
+            return err;
+        err = reserve((void **)&score->rows, &score->cap_rows, score->n_rows + 1,
+                      sizeof *score->rows);
+        if (err != DIMFIT_OK)
+            return err;
+        double *const row = sums_new(widths[i] * sizeof *row);
+        if (row == NULL)
+            return DIMFIT_ERR_NOMEM;
+        const size_t at = slot_position(score->rows, score->n_rows, sizeof *score->rows, slots[i]);
+        memmove(&score->rows[at + 1], &score->rows[at], (score->n_rows - at) * sizeof *score->rows);
+        score->rows[at] = (struct slot_rows){slots[i], widths[i], row};
+        score->n_rows++;
+        score->bytes += bytes;
+    }
+    return DIMFIT_OK;
+}
+
+static void parts_drop_empty(struct score_step *step) {
+    size_t kept = 0;
+    for (size_t i = 0; i < step->n_parts; i++) {
+        if (step->parts[i].sums != NULL)
+            step->parts[kept++] = step->parts[i];
+    }
+    step->n_parts = kept;
+}
+
+/* Name the slots that the step lacks as parts without sums; returns the doubles they need. A slot
+ * may be named twice. */
+static size_t parts_name(const struct score *score, struct score_step *step, const uint32_t *slots,
+                         const uint32_t *widths, size_t n) {
+    size_t doubles = 0;
+    for (size_t i = 0; i < n; i++) {
+        const size_t at = slot_position(step->parts, step->n_parts, sizeof *step->parts, slots[i]);
+        if (at < step->n_parts && step->parts[at].slot == slots[i]) {
+            base_assert(step->parts[at].width == widths[i]);
+            continue;
+        }
+        memmove(&step->parts[at + 1], &step->parts[at], (step->n_parts - at) * sizeof *step->parts);
+        step->parts[at] = (struct part){slots[i], widths[i], NULL};
+        step->n_parts++;
+        doubles += part_doubles(score, widths[i]);
+    }
+    return doubles;
+}
+
+static dimfit_err parts_open(struct score *score, struct score_step *step, const uint32_t *slots,
+                             const uint32_t *widths, size_t n, struct err_detail *detail) {
+    size_t missing = 0;
+    for (size_t i = 0; i < n; i++)
+        missing += part_find(step, slots[i]) == NULL;
+    if (missing == 0)
+        return DIMFIT_OK;
+    dimfit_err err = reserve((void **)&step->parts, &step->cap_parts, step->n_parts + missing,
+                             sizeof *step->parts);
+    if (err != DIMFIT_OK)
+        return err;
+    const size_t before = step->n_parts;
+    const size_t doubles = parts_name(score, step, slots, widths, n);
+    const uint64_t bytes = sizeof(struct block) + doubles * sizeof(double) +
+                           (step->n_parts - before) * sizeof *step->parts;
+    struct block *block = NULL;
+    err = make_room(score, bytes, step, detail);
+    if (err == DIMFIT_OK) {
+        block = sums_new(sizeof *block + doubles * sizeof(double));
+        if (block == NULL)
+            err = DIMFIT_ERR_NOMEM;
+    }
+    if (err != DIMFIT_OK) {
+        parts_drop_empty(step);
+        return err;
+    }
+    block->next = step->blocks;
+    step->blocks = block;
+    double *sums = block->sums;
+    for (size_t i = 0; i < step->n_parts; i++) {
+        if (step->parts[i].sums == NULL) {
+            step->parts[i].sums = sums;
+            sums += part_doubles(score, step->parts[i].width);
+        }
+    }
+    step->bytes += bytes;
+    score->bytes += bytes;
+    return DIMFIT_OK;
+}
+
+static dimfit_err worker_open(struct score *score, struct score_step *step, uint64_t worker,
+                              size_t *at, struct err_detail *detail) {
+    for (*at = 0; *at < step->n_workers; ++*at) {
+        if (step->workers[*at].worker == worker)
+            return DIMFIT_OK;
+    }
+    dimfit_err err = make_room(score, sizeof *step->workers, step, detail);
+    if (err == DIMFIT_OK)
+        err = reserve((void **)&step->workers, &step->cap_workers, step->n_workers + 1,
+                      sizeof *step->workers);
+    if (err != DIMFIT_OK)
+        return err;
+    step->workers[step->n_workers++] = (struct step_samples){worker, 0};
+    step->bytes += sizeof *step->workers;
+    score->bytes += sizeof *step->workers;
+    return DIMFIT_OK;
+}
+
+static dimfit_err step_new(struct score *score, uint64_t id, struct score_step **out,
+                           struct err_detail *detail) {
+    const dimfit_err err = make_room(score, sizeof **out, NULL, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    struct score_step *const step = calloc(1, sizeof *step);
+    if (step == NULL)
+        return DIMFIT_ERR_NOMEM;
+    step->id = id;
+    step->bytes = sizeof *step;
+    score->bytes += step->bytes;
+    step_link(score, step);
+    *out = step;
+    return DIMFIT_OK;
+}
+
+dimfit_err score_open(struct score *score, uint64_t step, uint64_t worker, uint64_t samples,
+                      const uint32_t *slots, const uint32_t *widths, size_t n,
+                      struct score_step **out, struct err_detail *detail) {
+    struct score_step *found = step_find(score, step);
+    const bool made = found == NULL;
+    dimfit_err err = made ? step_new(score, step, &found, detail) : DIMFIT_OK;
+    if (err != DIMFIT_OK)
+        return err;
+    size_t at = 0;
+    err = rows_open(score, found, slots, widths, n, detail);
+    if (err == DIMFIT_OK)
+        err = parts_open(score, found, slots, widths, n, detail);
+    if (err == DIMFIT_OK)
+        err = worker_open(score, found, worker, &at, detail);
+    if (err != DIMFIT_OK) {
+        if (made) {
+            score->bytes -= found->bytes;
+            step_unlink(score, found);
+            step_free(found);
+        }
+        return err;
+    }
+    struct step_samples *const seen = &found->workers[at];
+    if (samples > seen->samples) {
+        score->samples += samples - seen->samples;
+        seen->samples = samples;
+    }
+    *out = found;
+    return DIMFIT_OK;
+}
+
+struct score_sums score_slot(struct score *score, struct score_step *step, uint32_t slot) {
+    const struct part *const part = part_find(step, slot);
+    const struct slot_rows *const rows = rows_find(score, slot);
+    base_assert(part != NULL && rows != NULL);
+    struct score_sums sums = {.scale = 1, .g = part->sums, .row = rows->row};
+    if (score->moments) {
+        const size_t w = part->width;
+        sums.C = part->sums + w;
+        sums.b = sums.C + w * w;
+    }
+    return sums;
+}
+
+uint64_t score_bytes(const struct score *score) {
+    return score->bytes;
+}
+
+uint64_t score_steps(const struct score *score) {
+    return score->n_steps;
+}
+
+uint64_t score_samples(const struct score *score) {
+    return score->samples;
+}
+
+static dimfit_err export_step(const struct score *score, const struct score_step *step,
+                              struct stats *stats) {
+    struct step_stats *const to = stats_add_step(stats, step->id);
+    if (to == NULL)
+        return DIMFIT_ERR_NOMEM;
+    for (size_t i = 0; i < step->n_parts; i++) {
+        const struct part *const part = &step->parts[i];
+        const size_t w = part->width;
+        struct step_slot *const slot = step_add_slot(to, part->slot, part->width, score->moments);
+        if (slot == NULL)
+            return DIMFIT_ERR_NOMEM;
+        if (w == 0)
+            continue;
+        memcpy(slot->g, part->sums, w * sizeof(double));
+        if (score->moments) {
+            memcpy(slot->C, part->sums + w, w * w * sizeof(double));
+            memcpy(slot->b, part->sums + w + w * w, w * sizeof(double));
+        }
+    }
+    for (size_t i = 0; i < step->n_workers; i++) {
+        const dimfit_err err = step_add_worker(to, step->workers[i].worker,
+                                               step->workers[i].samples);
+        if (err != DIMFIT_OK)
+            return err;
+    }
+    return DIMFIT_OK;
+}
+
+static int by_id(const void *a, const void *b) {
+    const uint64_t x = (*(struct score_step *const *)a)->id,
+                   y = (*(struct score_step *const *)b)->id;
+    return (x > y) - (x < y);
+}
+
+static dimfit_err export_steps(const struct score *score, struct stats *stats) {
+    struct score_step **const steps = malloc((score->n_steps + 1) * sizeof(struct score_step *));
+    if (steps == NULL)
+        return DIMFIT_ERR_NOMEM;
+    size_t n = 0;
+    for (struct score_step *s = score->oldest; s != NULL; s = s->newer)
+        steps[n++] = s;
+    qsort(steps, n, sizeof(struct score_step *), by_id);
+    dimfit_err err = DIMFIT_OK;
+    for (size_t i = 0; i < n && err == DIMFIT_OK; i++)
+        err = export_step(score, steps[i], stats);
+    free(steps);
+    return err;
+}
+
+static dimfit_err export_rows(const struct score *score, struct stats *stats) {
+    for (size_t i = 0; i < stats->n_slots; i++) {
+        struct slot_stats *const slot = &stats->slots[i];
+        const struct slot_rows *const rows = rows_find(score, slot->slot);
+        if (rows == NULL)
+            continue;
+        base_assert(rows->width == slot->width);
+        if (slot->row_score == NULL)
+            slot->row_score = calloc((size_t)slot->width + 1, sizeof *slot->row_score);
+        if (slot->row_score == NULL)
+            return DIMFIT_ERR_NOMEM;
+        memcpy(slot->row_score, rows->row, slot->width * sizeof *slot->row_score);
+    }
+    return DIMFIT_OK;
+}
+
+dimfit_err score_export(const struct score *score, struct stats *stats) {
+    dimfit_err err = export_steps(score, stats);
+    for (size_t i = 0; i < score->n_evicted && err == DIMFIT_OK; i++)
+        err = stats_add_evicted(stats, score->evicted[i]);
+    if (err == DIMFIT_OK)
+        err = export_rows(score, stats);
+    return err;
+}

@@ -1,0 +1,518 @@
+/*
+ * The search life cycle (design 6).
+ *
+ *                 start                scoring over            plan made
+ *      idle ----------------> scoring -------------> planning -----------> planned
+ *       ^  \____________________ no scores needed ______^                    |  apply
+ *       |                                                                    v
+ *   committed <------------------------- commit point ------------------ preparing
+ *
+ * scoring, planning, planned and preparing end in `aborted` by an abort, an error or a time limit;
+ * committed and aborted are idle again to the next start. The commit point is the state file:
+ * before it nothing has changed anywhere, after it every shard is told until it has switched.
+ */
+#include "server/coordinator_internal.h"
+
+#include "server/log.h"
+
+#include <stdlib.h>
+
+enum { SEARCH_LIVE_SAMPLES = 65536 }; /* when --samples is not given */
+
+static const bool allowed[PHASE_ABORTED + 1][PHASE_ABORTED + 1] = {
+    [PHASE_IDLE] = {[PHASE_SCORING] = true, [PHASE_PLANNING] = true},
+    [PHASE_SCORING] = {[PHASE_PLANNING] = true, [PHASE_ABORTED] = true},
+    [PHASE_PLANNING] = {[PHASE_PLANNED] = true, [PHASE_ABORTED] = true},
+    [PHASE_PLANNED] = {[PHASE_PREPARING] = true,
+                       [PHASE_ABORTED] = true,
+                       [PHASE_SCORING] = true,
+                       [PHASE_PLANNING] = true},
+    [PHASE_PREPARING] = {[PHASE_COMMITTED] = true, [PHASE_ABORTED] = true},
+    [PHASE_COMMITTED] = {[PHASE_SCORING] = true, [PHASE_PLANNING] = true},
+    [PHASE_ABORTED] = {[PHASE_SCORING] = true, [PHASE_PLANNING] = true},
+};
+
+static int64_t now_of(const struct coordinator *c) {
+    return c->io.now_ms(c->io.self);
+}
+
+static void enter(struct coordinator *c, enum wire_phase phase) {
+    struct search *const s = &c->search;
+    base_assert(allowed[s->phase][phase]);
+    log_info("search", "search %llu: %s -> %s", (unsigned long long)s->id,
+             wire_phase_name(s->phase), wire_phase_name(phase));
+    s->phase = phase;
+    s->phase_ms = now_of(c);
+}
+
+static double seconds_in_phase(const struct coordinator *c) {
+    return (double)(now_of(c) - c->search.phase_ms) / 1000;
+}
+
+static void answer_plan_askers(struct coordinator *c) {
+    struct search *const s = &c->search;
+    for (size_t i = 0; i < s->n_plan_askers; i++) {
+        if (s->phase == PHASE_ABORTED)
+            coordinator_answer(c, &s->plan_askers[i], s->err, &s->detail, NULL, 0);
+        else
+            admin_answer(c, &s->plan_askers[i], search_plan_json(c));
+    }
+    s->n_plan_askers = 0;
+}
+
+static void ignore_done(struct coordinator *c, struct op *op) {
+    if (op->err != DIMFIT_OK)
+        log_warn("search", "%s: %s", wire_kind_name(op->command.kind), op->detail.text);
+}
+
+/* Tell every shard; nothing waits for the answers. */
+static void broadcast(struct coordinator *c, enum wire_kind kind, uint64_t tag) {
+    const struct wire_header command = {.kind = kind, .tag = tag};
+    if (op_start(c, &command, NULL, 0, ignore_done, NULL) != DIMFIT_OK)
+        log_error("search", "no memory to tell the shards %s", wire_kind_name(kind));
+}
+
+static void fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail) {
+    struct search *const s = &c->search;
+    s->err = err;
+    s->detail = *detail;
+    if (s->detail.text[0] == 0)
+        err_set(&s->detail, err, "%s", err_text(err));
+    log_warn("search", "search %llu aborted: %s", (unsigned long long)s->id, s->detail.text);
+    enter(c, PHASE_ABORTED);
+    layout_destroy(&s->layout);
+    broadcast(c, WIRE_DISCARD, c->layout->epoch + 1);
+    answer_plan_askers(c);
+}
+
+/* ---- planning -------------------------------------------------------------------------------- */
+
+void plan_job_run(struct plan_job *job) {
+    job->err = plan_make(job->layout, job->stats, &job->request, job->strategies, &job->plan,
+                         &job->detail);
+}
+
+void plan_job_destroy(struct plan_job **job) {
+    if (*job == NULL)
+        return;
+    layout_destroy(&(*job)->layout);
+    stats_destroy(&(*job)->stats);
+    plan_destroy(&(*job)->plan);
+    free(*job);
+    *job = NULL;
+}
+
+static void gathered(struct coordinator *c, struct op *op) {
+    struct search *const s = &c->search;
+    if (s->phase != PHASE_PLANNING)
+        return;
+    if (op->err != DIMFIT_OK) {
+        fail(c, op->err, &op->detail);
+        return;
+    }
+    struct plan_job *job = calloc(1, sizeof *job);
+    dimfit_err err = job == NULL ? DIMFIT_ERR_NOMEM : layout_copy(c->layout, &job->layout);
+    if (err != DIMFIT_OK) {
+        plan_job_destroy(&job);
+        fail(c, err, &(struct err_detail){"no memory to plan"});
+        return;
+    }
+    job->search = s->id;
+    job->request = s->request;
+    job->strategies = c->options.strategies;
+    job->stats = op->stats;
+    op->stats = NULL;
+    c->io.plan(c->io.self, job);
+}
+
+static void begin_planning(struct coordinator *c) {
+    struct search *const s = &c->search;
+    if (s->phase == PHASE_SCORING)
+        s->seconds_scoring = seconds_in_phase(c);
+    enter(c, PHASE_PLANNING);
+    if (s->plan_only || !s->freeze)
+        broadcast(c, WIRE_SCORE_STOP, s->id);
+    const struct wire_header gather = {.kind = WIRE_GATHER, .mode = GATHER_SCORES | GATHER_MOMENTS};
+    const dimfit_err err = op_start(c, &gather, NULL, 0, gathered, NULL);
+    if (err != DIMFIT_OK)
+        fail(c, err, &(struct err_detail){"no memory to gather the statistics"});
+}
+
+void coordinator_planned(struct coordinator *coordinator, struct plan_job **job) {
+    struct coordinator *const c = coordinator;
+    struct search *const s = &c->search;
+    if ((*job)->search != s->id || s->phase != PHASE_PLANNING) {
+        plan_job_destroy(job); /* aborted meanwhile */
+        return;
+    }
+    if ((*job)->err != DIMFIT_OK) {
+        fail(c, (*job)->err, &(*job)->detail);
+        plan_job_destroy(job);
+        return;
+    }
+    plan_destroy(&s->plan);
+    s->plan = (*job)->plan;
+    (*job)->plan = NULL;
+    plan_job_destroy(job);
+    s->seconds_planning = seconds_in_phase(c);
+    enter(c, PHASE_PLANNED);
+    answer_plan_askers(c);
+    if (s->plan_only)
+        return;
+    struct err_detail detail = {{0}};
+    const dimfit_err err = search_apply(c, &detail);
+    if (err != DIMFIT_OK)
+        fail(c, err, &detail);
+}
+
+/* ---- apply ----------------------------------------------------------------------------------- */
+
+static void committed(struct coordinator *c, struct op *op) {
+    struct search *const s = &c->search;
+    if (op->err != DIMFIT_OK) {
+        /* Past the commit point there is no way back: every shard is told until it has switched. */
+        log_warn("search", "commit of epoch %llu is repeated: %s",
+                 (unsigned long long)c->layout->epoch, op->detail.text);
+        const struct wire_header commit = {.kind = WIRE_COMMIT, .tag = c->layout->epoch};
+        if (op_start(c, &commit, NULL, 0, committed, NULL) != DIMFIT_OK)
+            log_error("search", "no memory to repeat the commit");
+        return;
+    }
+    if (s->phase != PHASE_PREPARING)
+        return;
+    s->seconds_apply = seconds_in_phase(c);
+    enter(c, PHASE_COMMITTED);
+}
+
+static void prepared(struct coordinator *c, struct op *op) {
+    struct search *const s = &c->search;
+    if (s->phase != PHASE_PREPARING)
+        return;
+    struct err_detail detail = op->detail;
+    dimfit_err err = op->err;
+    if (err == DIMFIT_OK)
+        err = coordinator_save(c, s->layout, &detail); /* the commit point */
+    if (err != DIMFIT_OK) {
+        fail(c, err, &detail);
+        return;
+    }
+    layout_destroy(&c->layout);
+    c->layout = s->layout;
+    s->layout = NULL;
+    log_info("search", "search %llu: epoch %llu is in force, %llu of %llu parameters kept",
+             (unsigned long long)s->id, (unsigned long long)c->layout->epoch,
+             (unsigned long long)s->plan->params_after, (unsigned long long)s->plan->params_before);
+    struct wire_header commit = {.kind = WIRE_COMMIT, .tag = c->layout->epoch};
+    err = op_start(c, &commit, NULL, 0, committed, NULL);
+    if (err != DIMFIT_OK)
+        log_error("search", "no memory to tell the shards of the commit; restart the coordinator");
+}
+
+static void encode_prepare(const struct change *change, const struct layout *layout,
+                           struct buf *out) {
+    struct buf bytes;
+    buf_init(&bytes);
+    change_encode(change, &bytes);
+    buf_put_u64(out, bytes.len);
+    buf_put(out, bytes.data, bytes.len);
+    out->failed |= bytes.failed;
+    layout_encode(layout, out);
+    buf_fini(&bytes);
+}
+
+/* The slots added since the plan was made are carried along: the change names slots by id. */
+dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) {
+    struct search *const s = &c->search;
+    if (s->phase == PHASE_SCORING) {
+        s->plan_only = false;
+        begin_planning(c);
+        return DIMFIT_OK;
+    }
+    if (s->phase != PHASE_PLANNED)
+        return err_set(detail, DIMFIT_ERR_STATE,
+                       "there is no plan to apply (the search is %s); search start makes one",
+                       wire_phase_name(s->phase));
+    if (c->adding > 0)
+        return err_set(detail, DIMFIT_ERR_BUSY, "slots are being added; apply again");
+    if (!coordinator_complete(c, detail))
+        return DIMFIT_ERR_BUSY;
+    dimfit_err err = change_apply(s->plan->change, c->layout, &s->layout, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    struct buf body;
+    buf_init(&body);
+    encode_prepare(s->plan->change, s->layout, &body);
+    err = buf_status(&body);
+    s->plan_only = false;
+    enter(c, PHASE_PREPARING);
+    const struct wire_header prepare = {.kind = WIRE_PREPARE, .tag = s->layout->epoch};
+    if (err == DIMFIT_OK)
+        err = op_start(c, &prepare, body.data, body.len, prepared, NULL);
+    buf_fini(&body);
+    if (err != DIMFIT_OK)
+        fail(c, err, &(struct err_detail){"no memory to prepare the change"});
+    return DIMFIT_OK;
+}
+
+/* ---- start, plan, abort ---------------------------------------------------------------------- */
+
+static dimfit_err option_error(const char *name, const char *value, const char *choices,
+                               struct err_detail *detail) {
+    return err_set(detail, DIMFIT_ERR_INVALID, "--%s '%s' is none of %s", name, value, choices);
+}
+
+#define CHOICE(name, text) " " text
+#define ENUM_ARG(c_name, option, map, parse, out)                                                  \
+    if (c_name != NULL && !parse(c_name, out))                                                     \
+    return option_error(option, c_name, "" map(CHOICE), detail)
+
+static dimfit_err parse_request(const json_t *args, struct plan_request *r, const char **mode,
+                                json_int_t *samples, int *plan_only, double *timeout,
+                                struct err_detail *detail) {
+    const char *strategy = NULL, *estimator = NULL, *basis = NULL, *count = NULL, *rank = NULL;
+    const char *options = NULL;
+    json_int_t min_dim = r->min_dim, seed = (json_int_t)r->seed;
+    json_error_t error;
+    if (json_unpack_ex((json_t *)args, &error, 0,
+                       "{s:F, s?s, s?s, s?s, s?s, s?s, s?I, s?s, s?I, s?b, s?s, s?I, s?F !}",
+                       "kappa", &r->kappa, "strategy", &strategy, "estimator", &estimator, "basis",
+                       &basis, "count", &count, "rank", &rank, "min_dim", &min_dim, "mode", mode,
+                       "samples", samples, "plan_only", plan_only, "options", &options, "seed",
+                       &seed, "timeout", timeout) != 0)
+        return err_set(detail, DIMFIT_ERR_INVALID, "search start: %s", error.text);
+    ENUM_ARG(estimator, "estimator", PLAN_ESTIMATOR_MAP, estimator_parse, &r->estimator);
+    ENUM_ARG(basis, "basis", PLAN_BASIS_MAP, basis_parse, &r->basis);
+    ENUM_ARG(count, "count", PLAN_COUNT_MAP, count_parse, &r->count);
+    ENUM_ARG(rank, "rank", PLAN_RANK_MAP, rank_parse, &r->rank);
+    if (strcmp(*mode, "live") != 0 && strcmp(*mode, "freeze") != 0)
+        return option_error("mode", *mode, " live freeze", detail);
+    if (min_dim < 0 || min_dim > LAYOUT_DIM_MAX)
+        return err_set(detail, DIMFIT_ERR_INVALID, "--min-dim %lld is not within 0..%d",
+                       (long long)min_dim, LAYOUT_DIM_MAX);
+    if (*samples < 0)
+        return err_set(detail, DIMFIT_ERR_INVALID, "--samples %lld is negative",
+                       (long long)*samples);
+    if (strategy != NULL && strlen(strategy) >= sizeof r->strategy)
+        return err_set(detail, DIMFIT_ERR_INVALID, "--strategy: the name is too long");
+    if (options != NULL && strlen(options) >= sizeof r->options)
+        return err_set(detail, DIMFIT_ERR_INVALID, "--strategy-options: longer than %zu bytes",
+                       sizeof r->options - 1);
+    if (strategy != NULL)
+        memcpy(r->strategy, strategy, strlen(strategy) + 1);
+    if (options != NULL)
+        memcpy(r->options, options, strlen(options) + 1);
+    r->min_dim = (uint32_t)min_dim;
+    r->seed = (uint64_t)seed;
+    return plan_request_check(r, detail);
+}
+
+static void score_started(struct coordinator *c, struct op *op) {
+    if (c->search.phase == PHASE_SCORING && op->command.tag == c->search.id && op->err != DIMFIT_OK)
+        fail(c, op->err, &op->detail);
+}
+
+static dimfit_err begin_scoring(struct coordinator *c, struct err_detail *detail) {
+    struct search *const s = &c->search;
+    s->scorers = calloc(SCORERS_MAX, sizeof *s->scorers);
+    if (s->scorers == NULL)
+        return err_set(detail, DIMFIT_ERR_NOMEM, "no memory to keep track of scorers");
+    enter(c, PHASE_SCORING);
+    s->progress_ms = now_of(c);
+    for (size_t i = 0; i < c->options.shards; i++)
+        c->members[i].samples = 0;
+    const struct wire_header start = {
+        .kind = WIRE_SCORE_START,
+        .tag = s->id,
+        .mode = (s->request.basis == BASIS_AXIS ? 0u : SCORE_WANT_MOMENTS) |
+                (s->freeze ? SCORE_WANT_FREEZE : SCORE_WANT_LIVE),
+    };
+    const dimfit_err err = op_start(c, &start, NULL, 0, score_started, NULL);
+    if (err != DIMFIT_OK)
+        fail(c, err, &(struct err_detail){"no memory to start scoring"});
+    return DIMFIT_OK;
+}
+
+dimfit_err search_start(struct coordinator *c, const json_t *args, struct err_detail *detail) {
+    struct search *const s = &c->search;
+    if (s->phase == PHASE_SCORING || s->phase == PHASE_PLANNING || s->phase == PHASE_PREPARING)
+        return err_set(detail, DIMFIT_ERR_BUSY, "search %llu is %s; wait for it or abort it first",
+                       (unsigned long long)s->id, wire_phase_name(s->phase));
+    struct plan_request request;
+    plan_request_init(&request);
+    const char *mode = "live";
+    json_int_t samples = 0;
+    int plan_only = 0;
+    double timeout = 0;
+    dimfit_err err = parse_request(args, &request, &mode, &samples, &plan_only, &timeout, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    const bool freeze = strcmp(mode, "freeze") == 0;
+    if (samples == 0 && !freeze)
+        samples = SEARCH_LIVE_SAMPLES;
+    const struct dimfit_strategy *const strategy = strategies_find(c->options.strategies,
+                                                                   request.strategy);
+    if (strategy == NULL)
+        return err_set(detail, DIMFIT_ERR_NOT_FOUND,
+                       "there is no strategy '%s'; `dimfitctl strategies` lists them",
+                       request.strategy);
+    if (!coordinator_complete(c, detail))
+        return DIMFIT_ERR_BUSY;
+
+    const enum wire_phase phase = s->phase;
+    search_fini(c);
+    *s = (struct search){
+        .id = ++c->next_search,
+        .phase = phase,
+        .freeze = freeze,
+        .plan_only = plan_only != 0,
+        .request = request,
+        .wanted = (uint64_t)samples,
+        .timeout_ms = timeout > 0 ? (int64_t)(timeout * 1000) : c->options.scoring_timeout_ms,
+    };
+    log_info("search", "search %llu: kappa %g, %s, %s, %s basis, %s%s", (unsigned long long)s->id,
+             request.kappa, request.strategy, estimator_name(request.estimator),
+             basis_name(request.basis), mode, s->plan_only ? ", plan only" : "");
+    if ((strategy->needs & DIMFIT_NEEDS_SCORES) != 0)
+        return begin_scoring(c, detail);
+    s->freeze = false;
+    begin_planning(c);
+    return DIMFIT_OK;
+}
+
+dimfit_err search_plan(struct coordinator *c, const struct asker *asker,
+                       struct err_detail *detail) {
+    struct search *const s = &c->search;
+    if (s->phase == PHASE_SCORING || s->phase == PHASE_PLANNING) {
+        if (s->n_plan_askers == ARRAY_LEN(s->plan_askers))
+            return err_set(detail, DIMFIT_ERR_BUSY, "too many are waiting for this plan");
+        s->plan_askers[s->n_plan_askers++] = *asker;
+        if (s->phase == PHASE_SCORING)
+            begin_planning(c);
+        return DIMFIT_OK;
+    }
+    if (s->plan == NULL)
+        return err_set(detail, DIMFIT_ERR_STATE, "no search has made a plan; search start does");
+    admin_answer(c, asker, search_plan_json(c));
+    return DIMFIT_OK;
+}
+
+dimfit_err search_abort(struct coordinator *c, struct err_detail *detail) {
+    const struct search *const s = &c->search;
+    const bool running = s->phase == PHASE_SCORING || s->phase == PHASE_PLANNING ||
+                         s->phase == PHASE_PLANNED || s->phase == PHASE_PREPARING;
+    /* Between commit point and the last shard's switch `layout` has moved on already. */
+    if (!running || (s->phase == PHASE_PREPARING && s->layout == NULL))
+        return err_set(detail, DIMFIT_ERR_STATE, "there is no search to abort (it is %s)",
+                       wire_phase_name(s->phase));
+    fail(c, DIMFIT_ERR_STATE, &(struct err_detail){"aborted on request"});
+    return DIMFIT_OK;
+}
+
+void search_fini(struct coordinator *c) {
+    struct search *const s = &c->search;
+    plan_destroy(&s->plan);
+    layout_destroy(&s->layout);
+    free(s->scorers);
+    s->scorers = NULL;
+}
+
+/* ---- scoring --------------------------------------------------------------------------------- */
+
+static struct scorer *scorer_of(struct search *s, uint64_t client) {
+    for (size_t i = 0; i < s->n_scorers; i++) {
+        if (s->scorers[i].client == client)
+            return &s->scorers[i];
+    }
+    if (s->n_scorers == SCORERS_MAX)
+        return NULL;
+    s->scorers[s->n_scorers] = (struct scorer){.client = client};
+    return &s->scorers[s->n_scorers++];
+}
+
+static bool scored_enough(const struct search *s) {
+    return s->exhausted || (s->wanted > 0 && s->samples >= s->wanted);
+}
+
+/* Over when the samples asked for are there or a worker came to the set's end, and no step is half
+ * done. */
+static bool scoring_over(const struct search *s) {
+    if (!scored_enough(s))
+        return false;
+    for (size_t i = 0; i < s->n_scorers; i++) {
+        if (s->scorers[i].step != 0)
+            return false;
+    }
+    return true;
+}
+
+/* Steps are handed out one by one, each to one worker: the k-th step is the k-th batch of the
+ * sample set that all workers have. A request repeated for a lost answer gets the same step again.
+ */
+void search_score_next(struct coordinator *c, const struct route *from,
+                       const struct wire_header *header) {
+    struct search *const s = &c->search;
+    const struct asker asker = asker_of(from, header);
+    struct wire_header reply = {.mode = SCORE_OVER};
+    struct scorer *const scorer = s->phase == PHASE_SCORING && s->freeze && s->scorers != NULL
+                                      ? scorer_of(s, header->client)
+                                      : NULL;
+    if (scorer != NULL) {
+        s->progress_ms = now_of(c);
+        if (header->step != 0 && header->step == scorer->step) {
+            s->samples += header->samples;
+            s->steps++;
+            scorer->step = 0;
+        }
+        if ((header->mode & SCORE_EXHAUSTED) != 0) {
+            s->exhausted = true;
+            scorer->step = 0;
+        }
+        if (!scored_enough(s)) {
+            if (scorer->step == 0)
+                scorer->step = ++s->next_step;
+            reply = (struct wire_header){.step = scorer->step};
+        }
+    }
+    reply.tag = s->id;
+    coordinator_reply(c, &asker, &reply, NULL, 0);
+    if (s->phase == PHASE_SCORING && s->freeze && scoring_over(s))
+        begin_planning(c);
+}
+
+static void tick_freeze(struct coordinator *c, int64_t now) {
+    struct search *const s = &c->search;
+    if (now - s->progress_ms < s->timeout_ms)
+        return;
+    struct err_detail detail;
+    err_set(
+        &detail, DIMFIT_ERR_TIMEOUT,
+        s->n_scorers == 0
+            ? "no worker scored within %.0f s; scoring in freeze mode needs one that answers it "
+              "(dimfit-train does), --mode live does not"
+            : "a scoring worker was silent for %.0f s",
+        (double)s->timeout_ms / 1000);
+    fail(c, DIMFIT_ERR_TIMEOUT, &detail);
+}
+
+/* Live scoring is seen through heartbeats. Parts of one push lie on several shards under one
+ * (worker, step): the largest count of a shard is a lower bound of the total. */
+static void tick_live(struct coordinator *c) {
+    struct search *const s = &c->search;
+    uint64_t samples = 0;
+    for (size_t i = 0; i < c->options.shards; i++) {
+        if (c->members[i].samples > samples)
+            samples = c->members[i].samples;
+    }
+    s->samples = samples;
+    if (samples >= s->wanted)
+        begin_planning(c);
+}
+
+void search_tick(struct coordinator *c, int64_t now) {
+    if (c->search.phase != PHASE_SCORING)
+        return;
+    if (c->search.freeze)
+        tick_freeze(c, now);
+    else
+        tick_live(c);
+}

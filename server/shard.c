@@ -1,0 +1,281 @@
+#include "server/shard_internal.h"
+
+#include <stdlib.h>
+
+dimfit_err shard_new(const struct layout *layout, const struct shard_options *options,
+                     const struct shard_io *io, struct shard **out) {
+    struct shard *shard = calloc(1, sizeof *shard);
+    if (shard == NULL)
+        return DIMFIT_ERR_NOMEM;
+    shard->magic = SHARD_MAGIC;
+    shard->io = *io;
+    shard->max_memory = options->max_memory;
+    dimfit_err err = layout_copy(layout, &shard->layout);
+    if (err == DIMFIT_OK)
+        err = table_new(layout->seed, &shard->table);
+    if (err == DIMFIT_OK)
+        err = score_new(options->score_memory, &shard->score);
+    if (err == DIMFIT_OK)
+        err = dense_new(&shard->dense);
+    if (err == DIMFIT_OK)
+        err = sessions_new(&shard->sessions);
+    for (size_t i = 0; err == DIMFIT_OK && i < layout->n_slots; i++)
+        err = table_add_slot(shard->table, &layout->slots[i]);
+    if (err != DIMFIT_OK) {
+        shard_destroy(&shard);
+        return err;
+    }
+    *out = shard;
+    return DIMFIT_OK;
+}
+
+void shard_destroy(struct shard **shard) {
+    struct shard *const s = *shard;
+    if (s == NULL)
+        return;
+    CHECK_OBJ_NOTNULL(s, SHARD_MAGIC);
+    layout_destroy(&s->layout);
+    table_destroy(&s->table);
+    score_destroy(&s->score);
+    dense_destroy(&s->dense);
+    sessions_destroy(&s->sessions);
+    change_destroy(&s->prepared_change);
+    layout_destroy(&s->prepared_layout);
+    section_list_fini(&s->sections);
+    s->magic = 0;
+    free(s);
+    *shard = NULL;
+}
+
+uint64_t shard_epoch(const struct shard *shard) {
+    return shard->layout->epoch;
+}
+
+uint64_t shard_prepared_epoch(const struct shard *shard) {
+    return shard->prepared_epoch;
+}
+
+uint64_t shard_search(const struct shard *shard) {
+    return shard->search;
+}
+
+uint64_t shard_samples(const struct shard *shard) {
+    return score_samples(shard->score);
+}
+
+void shard_malformed(struct shard *shard) {
+    shard->counters.malformed++;
+}
+
+dimfit_err shard_body(struct shard *shard, size_t len, struct shard_reply *reply, uint8_t **out) {
+    static uint8_t nothing;
+    if (len == 0) {
+        *out = &nothing;
+        return DIMFIT_OK;
+    }
+    uint8_t *const body = shard->io.body(shard->io.self, len);
+    if (body == NULL)
+        return err_set(&reply->header.detail, DIMFIT_ERR_NOMEM, "no memory for %zu bytes of reply",
+                       len);
+    reply->len = len;
+    *out = body;
+    return DIMFIT_OK;
+}
+
+dimfit_err shard_body_from(struct shard *shard, const struct buf *buf, struct shard_reply *reply) {
+    dimfit_err err = buf_status(buf);
+    if (err != DIMFIT_OK)
+        return err_set(&reply->header.detail, err, "no memory to encode the reply");
+    uint8_t *body = NULL;
+    err = shard_body(shard, buf->len, reply, &body);
+    if (err == DIMFIT_OK && buf->len > 0)
+        memcpy(body, buf->data, buf->len);
+    return err;
+}
+
+dimfit_err shard_resolve(struct shard *shard, bool push, struct table_slot **slots,
+                         struct err_detail *detail) {
+    for (size_t i = 0; i < shard->sections.n; i++) {
+        const struct section *const section = &shard->sections.items[i];
+        slots[i] = table_find(shard->table, section->slot);
+        if (slots[i] == NULL)
+            return err_set(detail, DIMFIT_ERR_UNKNOWN_SLOT, "slot %u is not in the layout",
+                           section->slot);
+        const uint32_t width = table_slot_width(slots[i]);
+        if (push && section->width != width)
+            return err_set(detail, DIMFIT_ERR_WIDTH, "slot %u is stored %u wide, the push has %u",
+                           section->slot, width, section->width);
+    }
+    return DIMFIT_OK;
+}
+
+static void begin_reply(const struct wire_header *request, struct shard_reply *reply) {
+    *reply = (struct shard_reply){0};
+    reply->header.kind = request->kind;
+    reply->header.reply = true;
+    reply->header.request = request->request;
+}
+
+/* The state of the moment the reply is made, so that a commit's own reply tells the new epoch. */
+static void end_reply(const struct shard *shard, dimfit_err status, struct shard_reply *reply) {
+    reply->header.status = status;
+    reply->header.epoch = shard->layout->epoch;
+    reply->header.phase = shard->phase;
+    reply->header.frozen = shard->frozen;
+}
+
+/* Older: the layout comes with the refusal. Newer: the shard has yet to hear of the commit. */
+static dimfit_err check_epoch(struct shard *shard, const struct wire_header *request,
+                              struct shard_reply *reply) {
+    const uint64_t epoch = shard->layout->epoch;
+    if (request->epoch == epoch)
+        return DIMFIT_OK;
+    if (request->epoch > epoch)
+        return err_set(&reply->header.detail, DIMFIT_ERR_EPOCH_AHEAD,
+                       "the request is of epoch %llu, the shard still at %llu",
+                       (unsigned long long)request->epoch, (unsigned long long)epoch);
+    shard->counters.stale++;
+    struct buf buf;
+    buf_init(&buf);
+    layout_encode(shard->layout, &buf);
+    dimfit_err err = shard_body_from(shard, &buf, reply);
+    buf_fini(&buf);
+    if (err == DIMFIT_OK)
+        err = err_set(&reply->header.detail, DIMFIT_ERR_STALE_EPOCH,
+                      "the request is of epoch %llu, the cluster at %llu",
+                      (unsigned long long)request->epoch, (unsigned long long)epoch);
+    return err;
+}
+
+static dimfit_err check_number(struct shard *shard, const struct wire_header *request,
+                               struct shard_reply *reply, bool *answered) {
+    enum session_verdict verdict;
+    struct session_answer answer;
+    const dimfit_err err = session_check(shard->sessions, request->client, request->incarnation,
+                                         request->seq, &verdict, &answer);
+    if (err != DIMFIT_OK)
+        return err_set(&reply->header.detail, err, "no memory for a further client");
+    *answered = verdict != SESSION_NEXT;
+    switch (verdict) {
+    case SESSION_NEXT:
+        return DIMFIT_OK;
+    case SESSION_REPEAT:
+        shard->counters.repeats++;
+        reply->header.detail = answer.detail;
+        return answer.status;
+    case SESSION_GAP:
+        reply->header.seq = answer.expected;
+        return err_set(&reply->header.detail, DIMFIT_ERR_SEQ_GAP,
+                       "request %llu came where %llu was next", (unsigned long long)request->seq,
+                       (unsigned long long)answer.expected);
+    case SESSION_FENCED:
+        return err_set(&reply->header.detail, DIMFIT_ERR_FENCED,
+                       "a later incarnation of this client has taken over");
+    }
+    base_assert(!"a session verdict");
+    return DIMFIT_ERR_STATE;
+}
+
+/* What a kind of request goes through before its handler. */
+struct request_rules {
+    shard_handler *handler;
+    bool recorded; /* numbered: applied once */
+    bool by_epoch; /* means something else under another layout */
+};
+
+static const struct request_rules *rules_of(enum wire_kind kind) {
+    static const struct request_rules pull = {shard_pull, false, true};
+    static const struct request_rules push = {shard_push, true, true};
+    static const struct request_rules reset = {shard_dense_reset, false, false};
+    static const struct request_rules dense_pull = {shard_dense_pull, false, false};
+    static const struct request_rules dense_push = {shard_dense_push, true, false};
+    switch (kind) {
+    case WIRE_PULL:
+        return &pull;
+    case WIRE_PUSH:
+        return &push;
+    case WIRE_DENSE_RESET:
+        return &reset;
+    case WIRE_DENSE_PULL:
+        return &dense_pull;
+    case WIRE_DENSE_PUSH:
+        return &dense_push;
+    default:
+        return NULL;
+    }
+}
+
+static dimfit_err check_frozen(struct shard *shard, const struct wire_header *request,
+                               struct shard_reply *reply) {
+    const bool trains = request->kind == WIRE_DENSE_PUSH ||
+                        (request->kind == WIRE_PUSH && (request->mode & PUSH_TRAIN) != 0);
+    if (!shard->frozen || !trains)
+        return DIMFIT_OK;
+    shard->counters.frozen++;
+    return err_set(&reply->header.detail, DIMFIT_ERR_FROZEN,
+                   "a search scores with training held; the push is to be repeated");
+}
+
+static dimfit_err handle(struct shard *shard, const struct shard_message *in,
+                         struct shard_reply *reply) {
+    const struct request_rules *const rules = rules_of(in->header->kind);
+    if (rules == NULL)
+        return err_set(&reply->header.detail, DIMFIT_ERR_UNSUPPORTED,
+                       "a shard answers no request of kind %d", (int)in->header->kind);
+    dimfit_err err;
+    if (rules->recorded) {
+        bool answered = true;
+        err = check_number(shard, in->header, reply, &answered);
+        if (err != DIMFIT_OK || answered)
+            return err;
+    }
+    if (rules->by_epoch) {
+        err = check_epoch(shard, in->header, reply);
+        if (err != DIMFIT_OK)
+            return err;
+    }
+    err = check_frozen(shard, in->header, reply);
+    if (err != DIMFIT_OK)
+        return err;
+    err = rules->handler(shard, in, reply);
+    if (err != DIMFIT_OK)
+        shard->counters.refused++;
+    if (rules->recorded)
+        session_record(shard->sessions, in->header->client, in->header->seq, err,
+                       &reply->header.detail);
+    return err;
+}
+
+void shard_request(struct shard *shard, const struct wire_header *request, const uint8_t *body,
+                   size_t len, struct shard_reply *reply) {
+    CHECK_OBJ_NOTNULL(shard, SHARD_MAGIC);
+    const struct shard_message in = {request, body, len};
+    begin_reply(request, reply);
+    end_reply(shard, handle(shard, &in, reply), reply);
+}
+
+void shard_command(struct shard *shard, const struct wire_header *command, const uint8_t *body,
+                   size_t len, struct shard_reply *reply) {
+    CHECK_OBJ_NOTNULL(shard, SHARD_MAGIC);
+    static shard_handler *const handlers[] = {
+        [WIRE_ADD_SLOTS - WIRE_ADD_SLOTS] = shard_add_slots,
+        [WIRE_SCORE_START - WIRE_ADD_SLOTS] = shard_score_start,
+        [WIRE_SCORE_STOP - WIRE_ADD_SLOTS] = shard_score_stop,
+        [WIRE_GATHER - WIRE_ADD_SLOTS] = shard_gather,
+        [WIRE_PREPARE - WIRE_ADD_SLOTS] = shard_prepare,
+        [WIRE_COMMIT - WIRE_ADD_SLOTS] = shard_commit,
+        [WIRE_DISCARD - WIRE_ADD_SLOTS] = shard_discard,
+    };
+    const struct shard_message in = {command, body, len};
+    begin_reply(command, reply);
+    const size_t i = (size_t)command->kind - WIRE_ADD_SLOTS;
+    dimfit_err err;
+    if (command->kind < WIRE_ADD_SLOTS || i >= ARRAY_LEN(handlers))
+        err = err_set(&reply->header.detail, DIMFIT_ERR_UNSUPPORTED,
+                      "a shard obeys no command of kind %d", (int)command->kind);
+    else
+        err = handlers[i](shard, &in, reply);
+    /* Every command tells where the search stands; so does every reply to a worker from now on. */
+    shard->phase = command->phase;
+    end_reply(shard, err, reply);
+}

@@ -1,0 +1,65 @@
+/*
+ * A shard's core: request in, reply out, nothing else.
+ *
+ * State: one table, dense tables, score sums, sessions, the layout in force and, between the two
+ * steps of a change, the one prepared. A shard has no sockets, clock or threads; its host
+ * (shard_host.h, or a test) feeds it whole messages, one at a time, and sends what it answers.
+ * Every request gets exactly one reply, except those that are no dimfit message at all.
+ *
+ *     worker   --> shard_request()  PULL PUSH DENSE_*
+ *     coordinator --> shard_command()  ADD_SLOTS SCORE_* GATHER PREPARE COMMIT DISCARD
+ *
+ * Order of checks on a push (design 4): number, epoch, freeze, content. A push refused for its
+ * epoch or a freeze is not recorded and keeps its number.
+ */
+#ifndef SERVER_SHARD_H
+#define SERVER_SHARD_H
+
+#include "proto/wire.h"
+#include "server/figures.h"
+
+struct shard;
+
+/* What a shard needs from outside. */
+struct shard_io {
+    void *self;
+    /* Memory for the reply body of len > 0 bytes, which the host owns and sends with the reply (or
+     * drops when the reply has none). At most one is asked for a request. NULL out of memory. */
+    uint8_t *(*body)(void *self, size_t len);
+    /* Fill in what is known of the process. May be NULL. */
+    void (*process)(void *self, struct process_figures *out);
+    /* Memory was given back: return it to the system now. May be NULL. */
+    void (*purge)(void *self);
+};
+
+struct shard_options {
+    uint64_t score_memory; /* bytes of score sums at most */
+    uint64_t max_memory;   /* of the process; a change that needs more is refused; 0: no limit */
+};
+
+struct shard_reply {
+    struct wire_header header;
+    size_t len; /* of the body asked for through the io; 0: no body */
+};
+
+/* layout is copied: the epoch, seed and slots to begin with. */
+dimfit_err shard_new(const struct layout *layout, const struct shard_options *options,
+                     const struct shard_io *io, struct shard **out) MUST_CHECK;
+void shard_destroy(struct shard **shard);
+
+/* A worker's message. */
+void shard_request(struct shard *shard, const struct wire_header *request, const uint8_t *body,
+                   size_t len, struct shard_reply *reply);
+/* A coordinator's message. */
+void shard_command(struct shard *shard, const struct wire_header *command, const uint8_t *body,
+                   size_t len, struct shard_reply *reply);
+/* A message that was none: count it. */
+void shard_malformed(struct shard *shard);
+
+uint64_t shard_epoch(const struct shard *shard);
+uint64_t shard_prepared_epoch(const struct shard *shard); /* 0: nothing prepared */
+uint64_t
+shard_search(const struct shard *shard); /* the search that last started scoring, 0: none */
+uint64_t shard_samples(const struct shard *shard); /* scored since the sums began, as seen here */
+
+#endif

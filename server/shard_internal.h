@@ -1,0 +1,67 @@
+/*
+ * What the files of the shard core share: its state, and one handler a request kind. Only shard*.c
+ * includes this.
+ *
+ * A handler fills in the reply's body and returns the status; on anything but DIMFIT_OK the shard
+ * is unchanged and reply->header.detail says why.
+ */
+#ifndef SERVER_SHARD_INTERNAL_H
+#define SERVER_SHARD_INTERNAL_H
+
+#include "proto/section.h"
+#include "server/dense.h"
+#include "server/session.h"
+#include "server/shard.h"
+
+enum { SHARD_MAGIC = 0x53484152 };
+
+struct shard {
+    uint32_t magic;
+    struct shard_io io;
+    uint64_t max_memory;
+    struct layout *layout; /* in force; table slots follow it */
+    struct table *table;
+    struct score *score;
+    struct dense *dense;
+    struct sessions *sessions;
+
+    enum wire_phase phase;
+    uint64_t search; /* the one that last started scoring */
+    bool frozen;     /* training pushes are turned away */
+    bool live;       /* training pushes are scored */
+
+    uint64_t prepared_epoch; /* 0: none */
+    struct change *prepared_change;
+    struct layout *prepared_layout;
+
+    struct section_list sections; /* reused by every request */
+    struct shard_counters counters;
+};
+
+struct shard_message {
+    const struct wire_header *header;
+    const uint8_t *body;
+    size_t len;
+};
+
+typedef dimfit_err shard_handler(struct shard *shard, const struct shard_message *in,
+                                 struct shard_reply *reply);
+
+shard_handler shard_pull, shard_push;
+shard_handler shard_dense_reset, shard_dense_pull, shard_dense_push;
+shard_handler shard_add_slots, shard_score_start, shard_score_stop, shard_gather;
+shard_handler shard_prepare, shard_commit, shard_discard;
+
+/* Ask the io for the reply's body; NOMEM with a detail when there is none. */
+dimfit_err shard_body(struct shard *shard, size_t len, struct shard_reply *reply,
+                      uint8_t **out) MUST_CHECK;
+/* Copy a finished buffer into the reply's body. */
+dimfit_err shard_body_from(struct shard *shard, const struct buf *buf,
+                           struct shard_reply *reply) MUST_CHECK;
+
+/* Resolve the slots of the parsed sections into slots[sections.n]: UNKNOWN_SLOT or WIDTH (a push
+ * whose rows are not of the stored width), naming the slot. */
+dimfit_err shard_resolve(struct shard *shard, bool push, struct table_slot **slots,
+                         struct err_detail *detail) MUST_CHECK;
+
+#endif

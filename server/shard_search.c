@@ -1,0 +1,212 @@
+#include "server/shard_internal.h"
+
+#include <stdlib.h>
+
+/* New slots join the layout in force; a repeated command finds them there and is done. */
+static dimfit_err add_slot(struct shard *shard, const struct layout_slot *slot,
+                           struct err_detail *detail) {
+    if (layout_find(shard->layout, slot->id) != NULL)
+        return DIMFIT_OK;
+    dimfit_err err = table_add_slot(shard->table, slot);
+    if (err == DIMFIT_OK || err == DIMFIT_ERR_EXISTS)
+        err = layout_add_slot(shard->layout, slot, detail);
+    return err;
+}
+
+dimfit_err shard_add_slots(struct shard *shard, const struct shard_message *in,
+                           struct shard_reply *reply) {
+    struct err_detail *const detail = &reply->header.detail;
+    struct reader r = reader_of(in->body, in->len);
+    const uint32_t n = reader_u32(&r);
+    for (uint32_t i = 0; i < n; i++) {
+        struct layout_slot slot;
+        dimfit_err err = layout_slot_decode(&r, &slot, detail);
+        if (err != DIMFIT_OK)
+            return err;
+        err = add_slot(shard, &slot, detail);
+        layout_slot_fini(&slot);
+        if (err != DIMFIT_OK)
+            return err;
+    }
+    return reader_done(&r)
+               ? DIMFIT_OK
+               : err_set(detail, DIMFIT_ERR_PROTOCOL, "bytes left over after the slots");
+}
+
+dimfit_err shard_score_start(struct shard *shard, const struct shard_message *in,
+                             struct shard_reply *reply) {
+    const uint32_t mode = in->header->mode;
+    score_restart(shard->score, (mode & SCORE_WANT_MOMENTS) != 0, true);
+    shard->search = in->header->tag;
+    shard->frozen = (mode & SCORE_WANT_FREEZE) != 0;
+    shard->live = (mode & SCORE_WANT_LIVE) != 0;
+    return DIMFIT_OK;
+}
+
+dimfit_err shard_score_stop(struct shard *shard, const struct shard_message *in,
+                            struct shard_reply *reply) {
+    score_stop(shard->score);
+    shard->frozen = false;
+    shard->live = false;
+    return DIMFIT_OK;
+}
+
+static dimfit_err figures_collect(struct shard *shard, struct shard_figures *out) {
+    struct shard_figures f = {.epoch = shard->layout->epoch, .counters = shard->counters};
+    f.counters.clients = sessions_count(shard->sessions);
+    f.counters.dense_tables = dense_count(shard->dense);
+    f.counters.dense_bytes = dense_bytes(shard->dense);
+    f.counters.score_steps = score_steps(shard->score);
+    f.counters.score_samples = score_samples(shard->score);
+    f.counters.score_bytes = score_bytes(shard->score);
+    if (shard->io.process != NULL)
+        shard->io.process(shard->io.self, &f.process);
+    f.slots = calloc(shard->layout->n_slots + 1, sizeof *f.slots);
+    if (f.slots == NULL)
+        return DIMFIT_ERR_NOMEM;
+    for (size_t i = 0; i < shard->layout->n_slots; i++) {
+        const uint32_t id = shard->layout->slots[i].id;
+        const struct table_slot *const slot = table_find(shard->table, id);
+        base_assert(slot != NULL);
+        f.slots[f.n_slots++] = (struct slot_figures){.slot = id, .table = table_slot_figures(slot)};
+    }
+    *out = f;
+    return DIMFIT_OK;
+}
+
+static dimfit_err gather_figures(struct shard *shard, struct buf *buf) {
+    struct shard_figures figures;
+    const dimfit_err err = figures_collect(shard, &figures);
+    if (err != DIMFIT_OK)
+        return err;
+    shard_figures_encode(&figures, buf);
+    shard_figures_fini(&figures);
+    return DIMFIT_OK;
+}
+
+static dimfit_err gather_stats(struct shard *shard, uint32_t mode, struct buf *buf) {
+    struct stats *stats = NULL;
+    dimfit_err err = stats_new(shard->layout->epoch, &stats);
+    if (err == DIMFIT_OK)
+        err = table_export(shard->table, (mode & GATHER_MOMENTS) != 0, stats);
+    if (err == DIMFIT_OK && (mode & GATHER_SCORES) != 0)
+        err = score_export(shard->score, stats);
+    if (err == DIMFIT_OK)
+        stats_encode(stats, buf);
+    stats_destroy(&stats);
+    return err;
+}
+
+dimfit_err shard_gather(struct shard *shard, const struct shard_message *in,
+                        struct shard_reply *reply) {
+    struct buf buf;
+    buf_init(&buf);
+    const uint32_t mode = in->header->mode;
+    dimfit_err err = (mode & GATHER_FIGURES) != 0 ? gather_figures(shard, &buf)
+                                                  : gather_stats(shard, mode, &buf);
+    if (err == DIMFIT_OK)
+        err = shard_body_from(shard, &buf, reply);
+    else
+        err_set(&reply->header.detail, err, "no memory for the statistics");
+    buf_fini(&buf);
+    return err;
+}
+
+static void forget_prepared(struct shard *shard) {
+    change_destroy(&shard->prepared_change);
+    layout_destroy(&shard->prepared_layout);
+    shard->prepared_epoch = 0;
+}
+
+/* Old and new slabs of one slot are there together while its rows move. */
+static dimfit_err check_memory(struct shard *shard, const struct change *change,
+                               struct err_detail *detail) {
+    if (shard->max_memory == 0 || shard->io.process == NULL)
+        return DIMFIT_OK;
+    struct process_figures process;
+    shard->io.process(shard->io.self, &process);
+    const uint64_t peak = process.resident_bytes + table_change_peak(shard->table, change);
+    if (peak <= shard->max_memory)
+        return DIMFIT_OK;
+    return err_set(detail, DIMFIT_ERR_LIMIT,
+                   "the change would take the process to %llu MiB, --max-memory is %llu MiB",
+                   (unsigned long long)(peak >> 20), (unsigned long long)(shard->max_memory >> 20));
+}
+
+/* First step of a change: take change and layout in, check them against what is here, move nothing.
+ */
+dimfit_err shard_prepare(struct shard *shard, const struct shard_message *in,
+                         struct shard_reply *reply) {
+    struct err_detail *const detail = &reply->header.detail;
+    struct reader r = reader_of(in->body, in->len);
+    const uint64_t change_len = reader_u64(&r);
+    const uint8_t *const change_bytes = reader_take(&r, change_len);
+    if (change_bytes == NULL)
+        return err_set(detail, DIMFIT_ERR_PROTOCOL, "the change is cut short");
+
+    struct change *change = NULL;
+    struct layout *layout = NULL, *expected = NULL;
+    dimfit_err err = change_decode(change_bytes, change_len, &change, detail);
+    if (err == DIMFIT_OK)
+        err = layout_decode(r.data, r.left, &layout, detail);
+    if (err == DIMFIT_OK)
+        err = change_apply(change, shard->layout, &expected, detail);
+    if (err == DIMFIT_OK &&
+        (layout->epoch != in->header->tag || layout->n_slots != expected->n_slots))
+        err = err_set(detail, DIMFIT_ERR_PROTOCOL, "change and layout do not belong together");
+    for (size_t i = 0; err == DIMFIT_OK && i < layout->n_slots; i++) {
+        if (layout->slots[i].id != expected->slots[i].id ||
+            layout->slots[i].width != expected->slots[i].width)
+            err = err_set(detail, DIMFIT_ERR_PROTOCOL, "slot %u: change and layout disagree",
+                          layout->slots[i].id);
+    }
+    layout_destroy(&expected);
+    if (err == DIMFIT_OK)
+        err = check_memory(shard, change, detail);
+    if (err != DIMFIT_OK) {
+        change_destroy(&change);
+        layout_destroy(&layout);
+        return err;
+    }
+    forget_prepared(shard);
+    shard->prepared_change = change;
+    shard->prepared_layout = layout;
+    shard->prepared_epoch = layout->epoch;
+    return DIMFIT_OK;
+}
+
+/* Second step: switch. Repeated after success it is done already; after a failure it goes on. */
+dimfit_err shard_commit(struct shard *shard, const struct shard_message *in,
+                        struct shard_reply *reply) {
+    struct err_detail *const detail = &reply->header.detail;
+    const uint64_t epoch = in->header->tag;
+    if (shard->layout->epoch == epoch)
+        return DIMFIT_OK;
+    if (shard->prepared_epoch != epoch)
+        return err_set(detail, DIMFIT_ERR_STATE, "epoch %llu was never prepared here",
+                       (unsigned long long)epoch);
+    const dimfit_err err = table_change(shard->table, shard->prepared_change,
+                                        shard->prepared_layout, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    layout_destroy(&shard->layout);
+    shard->layout = shard->prepared_layout;
+    shard->prepared_layout = NULL;
+    forget_prepared(shard);
+    dense_drop_old(shard->dense, epoch);
+    score_restart(shard->score, false, false);
+    shard->frozen = false;
+    shard->live = false;
+    if (shard->io.purge != NULL)
+        shard->io.purge(shard->io.self);
+    return DIMFIT_OK;
+}
+
+dimfit_err shard_discard(struct shard *shard, const struct shard_message *in,
+                         struct shard_reply *reply) {
+    forget_prepared(shard);
+    score_stop(shard->score);
+    shard->frozen = false;
+    shard->live = false;
+    return DIMFIT_OK;
+}

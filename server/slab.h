@@ -1,0 +1,49 @@
+/*
+ * Rows of one fixed width, in chunks: a row keeps its number for life and its place until the slab
+ * grows.
+ *
+ * A cell is 4 bytes, a float or a count. The first chunk doubles until it is full size, so that
+ * thousands of small slots are cheap; then chunks of 2 MiB follow, on huge pages where the system
+ * has them. Rows are not initialised; those of a multiple of 64 bytes are aligned to it. A stride
+ * of 0 is legal and costs nothing: such rows have an address and no content. Owned by one thread.
+ */
+#ifndef SERVER_SLAB_H
+#define SERVER_SLAB_H
+
+#include "proto/base.h"
+
+struct slab {
+    float **chunks;
+    uint64_t reciprocal; /* of chunk_rows: a row's chunk without a division */
+    uint32_t stride;     /* cells a row */
+    uint32_t chunk_rows; /* rows of a full chunk */
+    uint32_t first_rows; /* rows of the first one so far */
+    uint32_t n_chunks, cap_chunks;
+};
+
+void slab_init(struct slab *slab, size_t stride);
+void slab_fini(struct slab *slab);
+
+/* Make room for `rows` rows in all. NOMEM, what was there unchanged. May move rows. */
+dimfit_err slab_reserve(struct slab *slab, uint64_t rows) MUST_CHECK;
+
+/* What is allocated, and what would be for so many rows of so many cells. */
+uint64_t slab_bytes(const struct slab *slab);
+uint64_t slab_bytes_for(size_t stride, uint64_t rows);
+
+/* Exact for any 32-bit row: Lemire, Kaser & Kurz 2019, "Faster remainder by direct computation". */
+static inline void *slab_row(const struct slab *slab, uint32_t row) {
+    const uint32_t chunk = (uint32_t)(((unsigned __int128)slab->reciprocal * row) >> 64);
+    return slab->chunks[chunk] + (size_t)(row - chunk * slab->chunk_rows) * slab->stride;
+}
+
+/* Start loading a row, to be written soon or only read. */
+static inline void slab_prefetch(const struct slab *slab, uint32_t row) {
+    const char *const at = slab_row(slab, row);
+    for (size_t i = 0; i < slab->stride * sizeof(float); i += 64) {
+        __builtin_prefetch(at + i);
+        __asm__ volatile(""); /* GCC drops a loop of nothing but prefetches */
+    }
+}
+
+#endif

@@ -1,0 +1,112 @@
+#include "server/state_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char NAME[] = "coordinator.state";
+static const char NEXT[] = "coordinator.state.next";
+
+struct state_file {
+    int folder; /* also the lock's holder */
+    char path[];
+};
+
+static dimfit_err io_error(const struct state_file *file, const char *what,
+                           struct err_detail *detail) {
+    return err_set(detail, DIMFIT_ERR_IO, "%s/%s: cannot %s: %s", file->path, NAME, what,
+                   strerror(errno));
+}
+
+dimfit_err state_file_open(const char *folder, struct state_file **out, struct err_detail *detail) {
+    struct state_file *file = calloc(1, sizeof *file + strlen(folder) + 1);
+    if (file == NULL)
+        return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for %s", folder);
+    memcpy(file->path, folder, strlen(folder) + 1);
+    if (mkdir(folder, 0700) != 0 && errno != EEXIST) {
+        err_set(detail, DIMFIT_ERR_IO, "--data-dir %s: cannot make it: %s", folder,
+                strerror(errno));
+        free(file);
+        return DIMFIT_ERR_IO;
+    }
+    file->folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (file->folder < 0) {
+        err_set(detail, DIMFIT_ERR_IO, "--data-dir %s: %s", folder, strerror(errno));
+        free(file);
+        return DIMFIT_ERR_IO;
+    }
+    if (flock(file->folder, LOCK_EX | LOCK_NB) != 0) {
+        err_set(detail, DIMFIT_ERR_BUSY,
+                "--data-dir %s is in use by another dimfitd; stop it or give another folder",
+                folder);
+        state_file_close(&file);
+        return DIMFIT_ERR_BUSY;
+    }
+    *out = file;
+    return DIMFIT_OK;
+}
+
+void state_file_close(struct state_file **file) {
+    if (*file == NULL)
+        return;
+    close((*file)->folder);
+    free(*file);
+    *file = NULL;
+}
+
+dimfit_err state_file_read(const struct state_file *file, struct buf *out,
+                           struct err_detail *detail) {
+    const int fd = openat(file->folder, NAME, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? DIMFIT_ERR_NOT_FOUND : io_error(file, "open", detail);
+    dimfit_err err = DIMFIT_OK;
+    for (;;) {
+        uint8_t block[65536];
+        const ssize_t n = read(fd, block, sizeof block);
+        if (n == 0)
+            break;
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            err = io_error(file, "read", detail);
+            break;
+        }
+        buf_put(out, block, (size_t)n);
+    }
+    close(fd);
+    return err != DIMFIT_OK ? err : buf_status(out);
+}
+
+static bool write_all(int fd, const uint8_t *bytes, size_t len) {
+    while (len > 0) {
+        const ssize_t n = write(fd, bytes, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return false;
+        bytes += n;
+        len -= (size_t)n;
+    }
+    return true;
+}
+
+dimfit_err state_file_write(const struct state_file *file, const void *bytes, size_t len,
+                            struct err_detail *detail) {
+    const int fd = openat(file->folder, NEXT, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return io_error(file, "write", detail);
+    const bool written = write_all(fd, bytes, len) && fsync(fd) == 0;
+    const int saved = errno;
+    const bool closed = close(fd) == 0;
+    if (!written)
+        errno = saved;
+    if (!written || !closed)
+        return io_error(file, "write", detail);
+    if (renameat(file->folder, NEXT, file->folder, NAME) != 0 || fsync(file->folder) != 0)
+        return io_error(file, "replace", detail);
+    return DIMFIT_OK;
+}

@@ -1,0 +1,26 @@
+/*
+ * The coordinator's state file: replaced whole, or not at all.
+ *
+ * Written beside, synced, renamed over, folder synced: after any crash the file is the old or the
+ * new one. A lock on the folder keeps a second daemon out. Blocking; one thread.
+ */
+#ifndef SERVER_STATE_FILE_H
+#define SERVER_STATE_FILE_H
+
+#include "proto/buf.h"
+
+struct state_file;
+
+/* Make the folder if need be and lock it: BUSY when another process has it, IO naming the path. */
+dimfit_err state_file_open(const char *folder, struct state_file **out,
+                           struct err_detail *detail) MUST_CHECK;
+void state_file_close(struct state_file **file);
+
+/* The whole state into an empty buf; NOT_FOUND when there is none yet. */
+dimfit_err state_file_read(const struct state_file *file, struct buf *out,
+                           struct err_detail *detail) MUST_CHECK;
+/* Durable when it returns DIMFIT_OK; unchanged otherwise. */
+dimfit_err state_file_write(const struct state_file *file, const void *bytes, size_t len,
+                            struct err_detail *detail) MUST_CHECK;
+
+#endif

@@ -1,0 +1,449 @@
+#include "server/init.h"
+#include "server/optim.h"
+#include "server/table_slot.h"
+
+#include <cblas.h>
+#include <stdlib.h>
+
+enum {
+    AHEAD = 16,           /* keys between two stages of a walk */
+    RING = 64,            /* > 3 AHEAD */
+    MOMENT_ROWS = 256,    /* rows a product of C takes, */
+    MOMENT_VALUES = 4096, /* and values: two buffers of 32 KiB on the stack */
+};
+
+dimfit_err table_new(uint64_t seed, struct table **out) {
+    struct table *const table = calloc(1, sizeof *table);
+    if (table == NULL)
+        return DIMFIT_ERR_NOMEM;
+    table->magic = TABLE_MAGIC;
+    table->seed = seed;
+    *out = table;
+    return DIMFIT_OK;
+}
+
+static void slot_free(struct table_slot *slot) {
+    index_fini(&slot->index);
+    slab_fini(&slot->values);
+    slab_fini(&slot->sides);
+    layout_slot_fini(&slot->spec);
+    slot->magic = 0;
+    free(slot);
+}
+
+void table_destroy(struct table **table) {
+    struct table *const t = *table;
+    if (t == NULL)
+        return;
+    CHECK_OBJ_NOTNULL(t, TABLE_MAGIC);
+    for (size_t i = 0; i < t->n_slots; i++)
+        slot_free(t->slots[i]);
+    free(t->slots);
+    t->magic = 0;
+    free(t);
+    *table = NULL;
+}
+
+static size_t slot_position(const struct table *table, uint32_t id) {
+    size_t low = 0, high = table->n_slots;
+    while (low < high) {
+        const size_t mid = low + (high - low) / 2;
+        if (table->slots[mid]->spec.id < id)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low;
+}
+
+struct table_slot *table_find(struct table *table, uint32_t slot) {
+    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+    const size_t i = slot_position(table, slot);
+    return i < table->n_slots && table->slots[i]->spec.id == slot ? table->slots[i] : NULL;
+}
+
+uint32_t table_slot_width(const struct table_slot *slot) {
+    return slot->spec.width;
+}
+
+static bool copy_array(const void *from, size_t bytes, void *out) {
+    if (from == NULL)
+        return true;
+    void *const copy = malloc(bytes ? bytes : 1);
+    if (copy == NULL)
+        return false;
+    memcpy(copy, from, bytes);
+    memcpy(out, &copy, sizeof copy);
+    return true;
+}
+
+dimfit_err table_spec_copy(const struct layout_slot *spec, struct layout_slot *out) {
+    const size_t w = spec->width, d = spec->dim;
+    struct layout_slot copy = *spec;
+    copy.axes = NULL;
+    copy.basis = copy.mean = copy.init_map = copy.init_shift = NULL;
+    if (!copy_array(spec->axes, w * sizeof *spec->axes, &copy.axes) ||
+        !copy_array(spec->init_map, d * w * sizeof *spec->init_map, &copy.init_map) ||
+        !copy_array(spec->init_shift, w * sizeof *spec->init_shift, &copy.init_shift)) {
+        layout_slot_fini(&copy);
+        return DIMFIT_ERR_NOMEM;
+    }
+    *out = copy;
+    return DIMFIT_OK;
+}
+
+static dimfit_err slots_reserve(struct table *table) {
+    if (table->n_slots < table->cap_slots)
+        return DIMFIT_OK;
+    const size_t cap = table->cap_slots ? 2 * table->cap_slots : 16;
+    struct table_slot **const slots = realloc(table->slots, cap * sizeof(struct table_slot *));
+    if (slots == NULL)
+        return DIMFIT_ERR_NOMEM;
+    table->slots = slots;
+    table->cap_slots = cap;
+    return DIMFIT_OK;
+}
+
+dimfit_err table_add_slot(struct table *table, const struct layout_slot *spec) {
+    if (table_find(table, spec->id) != NULL)
+        return DIMFIT_ERR_EXISTS;
+    dimfit_err err = slots_reserve(table);
+    if (err != DIMFIT_OK)
+        return err;
+    struct table_slot *const slot = calloc(1, sizeof *slot);
+    if (slot == NULL)
+        return DIMFIT_ERR_NOMEM;
+    err = table_spec_copy(spec, &slot->spec);
+    if (err != DIMFIT_OK) {
+        free(slot);
+        return err;
+    }
+    slot->magic = TABLE_SLOT_MAGIC;
+    slot->seed = table->seed;
+    index_init(&slot->index, spec->id);
+    slab_init(&slot->values, spec->width);
+    slab_init(&slot->sides, side_stride(spec, spec->width));
+    const size_t at = slot_position(table, spec->id);
+    memmove(&table->slots[at + 1], &table->slots[at],
+            (table->n_slots - at) * sizeof(struct table_slot *));
+    table->slots[at] = slot;
+    table->n_slots++;
+    return DIMFIT_OK;
+}
+
+static uint32_t row_add(struct table_slot *slot, uint64_t key, uint64_t hash) {
+    const uint32_t row = slot->rows++;
+    index_put(&slot->index, key, hash, row);
+    init_row(&slot->spec, slot->seed, key, slot_values(slot, row));
+    memset(slab_row(&slot->sides, row), 0, slot->sides.stride * sizeof(float));
+    return row;
+}
+
+/*
+ * The keys of one call, in order, each through four stages, AHEAD keys apart: its home bucket is
+ * fetched; it is looked for there; if it was not there, it is looked for on and stored if need be;
+ * its row is used. What each stage needs the one before has begun to load. Key by key and not batch
+ * by batch, so that loads go on while rows are worked on.
+ */
+struct walk {
+    const struct table_slot *slot;
+    struct table_slot *grow; /* takes the keys that are not there; NULL: they are not stored */
+    const uint8_t *keys;
+    size_t n, fetched, found, settled, used;
+    size_t moved; /* buckets of keys before this one may have moved since they were fetched */
+    struct {
+        uint64_t hash;
+        const struct index_bucket *home;
+        uint32_t row;
+    } ring[RING];
+};
+
+static inline void walk_fetch(struct walk *walk) {
+    const size_t i = walk->fetched++;
+    const uint64_t hash = index_hash(&walk->slot->index, load_u64(walk->keys + i * 8));
+    walk->ring[i % RING].hash = hash;
+    walk->ring[i % RING].home = index_fetch(&walk->slot->index, hash);
+}
+
+static inline void row_fetch(const struct walk *walk, uint32_t row) {
+    slab_prefetch(&walk->slot->values, row);
+    if (walk->grow != NULL)
+        slab_prefetch(&walk->slot->sides, row);
+}
+
+static inline void walk_find(struct walk *walk) {
+    const struct index *const index = &walk->slot->index;
+    const size_t i = walk->found++;
+    const uint64_t hash = walk->ring[i % RING].hash;
+    const struct index_bucket *const home = i < walk->moved ? index_fetch(index, hash)
+                                                            : walk->ring[i % RING].home;
+    const uint32_t row = index_find_home(home, load_u64(walk->keys + i * 8));
+    if (row != INDEX_NONE)
+        row_fetch(walk, row);
+    else
+        index_fetch_far(index, hash);
+    walk->ring[i % RING].row = row;
+}
+
+static inline void walk_settle(struct walk *walk) {
+    const size_t i = walk->settled++;
+    if (walk->ring[i % RING].row != INDEX_NONE)
+        return;
+    const uint64_t key = load_u64(walk->keys + i * 8), hash = walk->ring[i % RING].hash;
+    uint32_t row = index_find(&walk->slot->index, key, hash);
+    if (row == INDEX_NONE && walk->grow != NULL) {
+        row = row_add(walk->grow, key, hash);
+        walk->moved = walk->fetched;
+    }
+    if (row != INDEX_NONE)
+        row_fetch(walk, row);
+    walk->ring[i % RING].row = row;
+}
+
+static void walk_init(struct walk *walk, const struct table_slot *slot, struct table_slot *grow,
+                      const uint8_t *keys, size_t n) {
+    walk->slot = slot;
+    walk->grow = grow;
+    walk->keys = keys;
+    walk->n = n;
+    walk->fetched = walk->found = walk->settled = walk->used = walk->moved = 0;
+    while (walk->fetched < n && walk->fetched < 3 * AHEAD)
+        walk_fetch(walk);
+    while (walk->found < n && walk->found < 2 * AHEAD)
+        walk_find(walk);
+    while (walk->settled < n && walk->settled < AHEAD)
+        walk_settle(walk);
+}
+
+/* The row of the next key, INDEX_NONE when it is not stored. One call a key. */
+static inline uint32_t walk_next(struct walk *walk) {
+    if (walk->fetched < walk->n)
+        walk_fetch(walk);
+    if (walk->found < walk->n)
+        walk_find(walk);
+    if (walk->settled < walk->n)
+        walk_settle(walk);
+    return walk->ring[walk->used++ % RING].row;
+}
+
+void table_pull(const struct table_slot *slot, const uint8_t *keys, size_t n, float *values) {
+    CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
+    const size_t w = slot->spec.width;
+    if (w == 0)
+        return;
+    struct walk walk;
+    walk_init(&walk, slot, NULL, keys, n);
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t row = walk_next(&walk);
+        if (row != INDEX_NONE)
+            memcpy(values + i * w, slot_values(slot, row), w * sizeof *values);
+        else
+            init_row(&slot->spec, slot->seed, load_u64(keys + i * 8), values + i * w);
+    }
+}
+
+/* Does any of the floats have all exponent bits set? In blocks, which compile to vector code. */
+static bool any_not_finite(const uint8_t *floats, size_t n) {
+    enum { BLOCK = 64 };
+    uint32_t bits[BLOCK];
+    uint32_t carry = 0;
+    while (n > 0) {
+        const size_t m = n < BLOCK ? n : BLOCK;
+        if (m < BLOCK)
+            memset(bits, 0, sizeof bits);
+        memcpy(bits, floats, m * sizeof *bits);
+        for (size_t i = 0; i < BLOCK; i++)
+            carry |= (bits[i] & 0x7fffffffu) + 0x00800000u;
+        floats += m * sizeof *bits;
+        n -= m;
+    }
+    return carry >> 31;
+}
+
+dimfit_err table_check_grads(const struct table_slot *slot, const uint8_t *keys,
+                             const uint8_t *grads, size_t n, struct err_detail *detail) {
+    CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
+    const size_t w = slot->spec.width;
+    if (!any_not_finite(grads, n * w))
+        return DIMFIT_OK;
+    for (size_t i = 0; i < n * w; i++) {
+        if (any_not_finite(grads + i * sizeof(float), 1))
+            return err_set(detail, DIMFIT_ERR_NOT_FINITE,
+                           "slot %u (%s), feasign %llu: gradient of coordinate %zu is %g",
+                           slot->spec.id, slot->spec.name,
+                           (unsigned long long)load_u64(keys + i / w * 8), i % w,
+                           (double)load_f32(grads + i * sizeof(float)));
+    }
+    base_assert(!"a gradient is not finite and none is found");
+}
+
+dimfit_err table_reserve(struct table_slot *slot, size_t n) {
+    CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
+    const uint64_t rows = slot->rows + (uint64_t)n;
+    dimfit_err err = n < UINT32_MAX ? slab_reserve(&slot->values, rows) : DIMFIT_ERR_NOMEM;
+    if (err == DIMFIT_OK)
+        err = slab_reserve(&slot->sides, rows);
+    if (err == DIMFIT_OK)
+        err = index_reserve(&slot->index, n);
+    return err;
+}
+
+/* Rows and gradients on their way into C and b. */
+struct moments {
+    double *C, *b;
+    double scale;
+    size_t width, n, cap;
+    double rows[MOMENT_VALUES], grads[MOMENT_VALUES];
+};
+
+static void moments_init(struct moments *m, const struct score_sums *sums, size_t width) {
+    m->C = sums->C;
+    m->b = sums->b;
+    m->scale = sums->scale;
+    m->width = width;
+    m->n = 0;
+    m->cap = width > 0 ? MOMENT_VALUES / width : 1;
+    if (m->cap > MOMENT_ROWS)
+        m->cap = MOMENT_ROWS;
+}
+
+/* C += scale R^T G; b += scale sum of g (design 2.4). */
+static void moments_flush(struct moments *m) {
+    const int w = (int)m->width;
+    if (w > 0 && m->n > 0) {
+        cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, w, w, (int)m->n, m->scale, m->rows, w,
+                    m->grads, w, 1, m->C, w);
+        for (size_t i = 0; i < m->n; i++)
+            cblas_daxpy(w, m->scale, m->grads + i * m->width, 1, m->b, 1);
+    }
+    m->n = 0;
+}
+
+static void moments_add(struct moments *m, const float *values, const uint8_t *grads) {
+    const size_t at = m->n * m->width;
+    for (size_t k = 0; k < m->width; k++) {
+        m->rows[at + k] = values[k];
+        m->grads[at + k] = load_f32(grads + k * sizeof(float));
+    }
+    if (++m->n == m->cap)
+        moments_flush(m);
+}
+
+static void count_shows(uint32_t *shows, uint32_t n) {
+    if (__builtin_add_overflow(*shows, n, shows))
+        *shows = UINT32_MAX;
+}
+
+/* One call's gradients, and where their scores go. */
+struct push {
+    struct table_slot *slot;
+    const uint8_t *keys, *grads, *lookups; /* lookups NULL: one each */
+    size_t n;
+    const struct score_sums *sums; /* NULL: none */
+    struct moments *moments;       /* NULL: none */
+};
+
+static inline void score_row(const struct push *push, const float *values, const uint8_t *grads) {
+    const struct score_sums *const sums = push->sums;
+    optim_score(values, (const float *)(const void *)grads, push->slot->spec.width, sums->scale,
+                sums->g, sums->row);
+    if (push->moments != NULL)
+        moments_add(push->moments, values, grads);
+}
+
+static void push_train(const struct push *push) {
+    struct table_slot *const slot = push->slot;
+    const size_t w = slot->spec.width;
+    struct walk walk;
+    walk_init(&walk, slot, slot, push->keys, push->n);
+    for (size_t i = 0; i < push->n; i++) {
+        const uint32_t row = walk_next(&walk);
+        const uint8_t *const grads = push->grads + i * w * sizeof(float);
+        float *const values = slot_values(slot, row);
+        if (push->sums != NULL)
+            score_row(push, values, grads);
+        optim_step(&slot->spec.optimizer, values, slot_state(slot, row),
+                   (const float *)(const void *)grads, w);
+        count_shows(slot_shows(slot, row),
+                    push->lookups != NULL ? load_u32(push->lookups + i * 4) : 1);
+    }
+}
+
+static void push_score(const struct push *push) {
+    const struct table_slot *const slot = push->slot;
+    const size_t w = slot->spec.width;
+    float unknown[LAYOUT_DIM_MAX];
+    struct walk walk;
+    walk_init(&walk, slot, NULL, push->keys, push->n);
+    for (size_t i = 0; i < push->n; i++) {
+        const uint32_t row = walk_next(&walk);
+        const float *values = unknown;
+        if (row != INDEX_NONE)
+            values = slot_values(slot, row);
+        else
+            init_row(&slot->spec, slot->seed, load_u64(push->keys + i * 8), unknown);
+        score_row(push, values, push->grads + i * w * sizeof(float));
+    }
+}
+
+void table_push(struct table_slot *slot, const uint8_t *keys, const uint8_t *grads,
+                const uint8_t *lookups, size_t n, bool train, const struct score_sums *sums) {
+    CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
+    base_assert(train || sums != NULL);
+    struct moments moments;
+    struct push push = {slot, keys, grads, lookups, n, sums, NULL};
+    if (sums != NULL && sums->C != NULL) {
+        moments_init(&moments, sums, slot->spec.width);
+        push.moments = &moments;
+    }
+    if (train) {
+        /* Nothing to do unless two pushes were reserved one before the other. */
+        const dimfit_err err = table_reserve(slot, n);
+        base_assert(err == DIMFIT_OK);
+        push_train(&push);
+    } else {
+        push_score(&push);
+    }
+    if (push.moments != NULL)
+        moments_flush(push.moments);
+}
+
+bool table_row(const struct table_slot *slot, uint64_t feasign, struct table_row *out) {
+    CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
+    const uint32_t row = index_find(&slot->index, feasign, index_hash(&slot->index, feasign));
+    if (row == INDEX_NONE)
+        return false;
+    *out = (struct table_row){
+        .values = slot_values(slot, row),
+        .state = slot_state(slot, row),
+        .shows = *slot_shows(slot, row),
+    };
+    return true;
+}
+
+struct table_figures table_slot_figures(const struct table_slot *slot) {
+    const uint64_t rows = slot->rows;
+    return (struct table_figures){
+        .rows = rows,
+        .value_bytes = rows * slot->values.stride * sizeof(float),
+        .state_bytes = rows * (slot->sides.stride - 1) * sizeof(float),
+        .counter_bytes = rows * sizeof(uint32_t),
+        .index_bytes = index_bytes(&slot->index),
+        .slab_bytes = slab_bytes(&slot->values) + slab_bytes(&slot->sides),
+    };
+}
+
+struct table_figures table_figures(const struct table *table) {
+    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+    struct table_figures sum = {0};
+    for (size_t i = 0; i < table->n_slots; i++) {
+        const struct table_figures one = table_slot_figures(table->slots[i]);
+        sum.rows += one.rows;
+        sum.value_bytes += one.value_bytes;
+        sum.state_bytes += one.state_bytes;
+        sum.counter_bytes += one.counter_bytes;
+        sum.index_bytes += one.index_bytes;
+        sum.slab_bytes += one.slab_bytes;
+    }
+    return sum;
+}

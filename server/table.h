@@ -1,0 +1,82 @@
+/*
+ * A shard's rows: for every slot an index from feasign to row number, and slabs of exactly the
+ * slot's stored width.
+ *
+ * Values stand in a slab of their own, so that a pull touches values only; show count and optimizer
+ * state, which a push needs both, share the other. Slabs grow by chunks; a row keeps its number for
+ * life, so a layout change fills new slabs and never touches the index. A row is stored at its
+ * first training push; until then it reads as its initial value, a function of (seed, slot,
+ * feasign, dimension) alone taken through the layout's initial map. Keys of a batch are looked up
+ * and fetched ahead of the one being worked on.
+ *
+ * One table belongs to one thread; no locks. Keys and gradients are unaligned bytes from the wire;
+ * their lengths were checked by the caller, their values are checked here. Key arrays may repeat a
+ * key: gradients are then applied one after another.
+ */
+#ifndef SERVER_TABLE_H
+#define SERVER_TABLE_H
+
+#include "proto/change.h"
+#include "proto/layout.h"
+#include "server/score.h"
+#include "server/stats.h"
+
+struct table;
+struct table_slot;
+
+struct table_figures {
+    uint64_t rows;
+    uint64_t value_bytes, state_bytes, counter_bytes; /* rows * width * 4, ...: what rows use */
+    uint64_t index_bytes, slab_bytes;                 /* what is allocated */
+};
+
+dimfit_err table_new(uint64_t seed, struct table **out) MUST_CHECK;
+void table_destroy(struct table **table);
+
+/* Slots come from layouts. The spec is copied. EXISTS when the id is there. */
+dimfit_err table_add_slot(struct table *table, const struct layout_slot *spec) MUST_CHECK;
+struct table_slot *table_find(struct table *table, uint32_t slot); /* NULL: unknown */
+uint32_t table_slot_width(const struct table_slot *slot);
+
+/* values[n][width]: the stored rows, initial rows where a key has none. Stores nothing. */
+void table_pull(const struct table_slot *slot, const uint8_t *keys, size_t n, float *values);
+
+/* NOT_FINITE naming slot and feasign if any of grads[n][width] is NaN or infinite. */
+dimfit_err table_check_grads(const struct table_slot *slot, const uint8_t *keys,
+                             const uint8_t *grads, size_t n, struct err_detail *detail) MUST_CHECK;
+
+/* Make room for n more rows, so that a push of n keys cannot fail. NOMEM, nothing changed. */
+dimfit_err table_reserve(struct table_slot *slot, size_t n) MUST_CHECK;
+
+/* Push grads[n][width]: with train, apply the slot's optimizer, count lookups (NULL: one each),
+ * store rows on first push; with sums, add r * dL/dr of the values before the push. Infallible
+ * after table_check_grads() and, with train, table_reserve(). */
+void table_push(struct table_slot *slot, const uint8_t *keys, const uint8_t *grads,
+                const uint8_t *lookups, size_t n, bool train, const struct score_sums *sums);
+
+/* Look one row up, for tests and tools: false when it is not stored. Pointers are borrowed until
+ * the next push or change. */
+struct table_row {
+    const float *values; /* [width] */
+    const float *state;  /* [optimizer_state_width()] */
+    uint32_t shows;
+};
+bool table_row(const struct table_slot *slot, uint64_t feasign, struct table_row *out);
+
+/* Append every slot with search: true to stats, with its sums over rows if moments. */
+dimfit_err table_export(const struct table *table, bool moments, struct stats *stats) MUST_CHECK;
+
+/* Bytes the new slabs of a change take beside the old ones at most (slot by slot, the old given
+ * back as each is done). */
+uint64_t table_change_peak(const struct table *table, const struct change *change);
+
+/* Move every row of the slots the change names into slabs of the new width, give the old memory
+ * back, and take on the new layout's specs. INVALID when change and table disagree; NOMEM leaves
+ * each slot whole, either before or after. A failed change may be repeated. */
+dimfit_err table_change(struct table *table, const struct change *change,
+                        const struct layout *layout, struct err_detail *detail) MUST_CHECK;
+
+struct table_figures table_slot_figures(const struct table_slot *slot);
+struct table_figures table_figures(const struct table *table);
+
+#endif

@@ -1,0 +1,89 @@
+#include "server/table_slot.h"
+
+#include <cblas.h>
+#include <stdlib.h>
+
+enum {
+    BLOCK_ROWS = 256,
+};
+
+/* Rows in float64, and each times its show count. */
+struct block {
+    double *plain, *looked; /* [BLOCK_ROWS][width] */
+};
+
+static double block_fill(const struct table_slot *slot, uint32_t first, uint32_t n,
+                         const struct block *block) {
+    const size_t w = slot->spec.width;
+    double lookups = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const float *const values = slot_values(slot, first + i);
+        const double shows = *slot_shows(slot, first + i);
+        lookups += shows;
+        for (size_t k = 0; k < w; k++) {
+            block->plain[i * w + k] = values[k];
+            block->looked[i * w + k] = shows * values[k];
+        }
+    }
+    return lookups;
+}
+
+static void block_sum(const struct block *block, uint32_t n, struct slot_stats *to) {
+    const size_t w = to->width;
+    for (uint32_t i = 0; i < n; i++) {
+        cblas_daxpy((int)w, 1, block->plain + i * w, 1, to->sum, 1);
+        cblas_daxpy((int)w, 1, block->looked + i * w, 1, to->looked_sum, 1);
+    }
+    cblas_dsyrk(CblasRowMajor, CblasUpper, CblasTrans, (int)w, (int)n, 1, block->plain, (int)w, 1,
+                to->second, (int)w);
+    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)w, (int)w, (int)n, 1, block->plain,
+                (int)w, block->looked, (int)w, 1, to->looked_second, (int)w);
+}
+
+static void mirror(double *matrix, size_t w) {
+    for (size_t i = 0; i < w; i++) {
+        for (size_t k = 0; k < i; k++)
+            matrix[i * w + k] = matrix[k * w + i];
+    }
+}
+
+static dimfit_err export_moments(const struct table_slot *slot, struct slot_stats *to) {
+    const size_t values = (size_t)BLOCK_ROWS * to->width;
+    double *const memory = malloc(2 * values * sizeof *memory);
+    if (memory == NULL)
+        return DIMFIT_ERR_NOMEM;
+    const struct block block = {memory, memory + values};
+    for (uint32_t first = 0; first < slot->rows; first += BLOCK_ROWS) {
+        const uint32_t left = slot->rows - first;
+        const uint32_t n = left < BLOCK_ROWS ? left : BLOCK_ROWS;
+        to->lookups += block_fill(slot, first, n, &block);
+        block_sum(&block, n, to);
+    }
+    mirror(to->second, to->width);
+    mirror(to->looked_second, to->width);
+    free(memory);
+    return DIMFIT_OK;
+}
+
+dimfit_err table_export(const struct table *table, bool moments, struct stats *stats) {
+    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+    for (size_t i = 0; i < table->n_slots; i++) {
+        const struct table_slot *const slot = table->slots[i];
+        if (!slot->spec.search)
+            continue;
+        struct slot_stats *const to = stats_add_slot(stats, slot->spec.id, slot->spec.width,
+                                                     moments);
+        if (to == NULL)
+            return DIMFIT_ERR_NOMEM;
+        to->rows = slot->rows;
+        if (moments && to->width > 0) {
+            const dimfit_err err = export_moments(slot, to);
+            if (err != DIMFIT_OK)
+                return err;
+            continue;
+        }
+        for (uint32_t row = 0; row < slot->rows; row++)
+            to->lookups += *slot_shows(slot, row);
+    }
+    return DIMFIT_OK;
+}

@@ -1,0 +1,332 @@
+#include "tests/sim/sim.h"
+
+#include "proto/buf.h"
+#include "server/hello.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    NODE_COORDINATOR = 0,
+    NODE_SHARD = 1,
+    NODE_WORKER = 1 + SIM_SHARDS_MAX,
+    NODES = 1 + SIM_SHARDS_MAX + SIM_WORKERS_MAX
+};
+
+struct message {
+    struct message *next;
+    uint8_t from, to;
+    struct wire_header header;
+    size_t len;
+    uint8_t body[];
+};
+
+struct sim {
+    struct sim_options options;
+    uint64_t random;
+    int64_t now_ms;
+    bool faults;
+    size_t lost;
+    struct message *head; /* oldest first */
+    struct plan_job *job;
+    struct strategies *strategies;
+    struct coordinator *coordinator;
+    struct shard *shards[SIM_SHARDS_MAX];
+    uint32_t numbers[SIM_SHARDS_MAX];
+    uint8_t *body; /* of the reply a shard is making */
+    struct sim_reply replies[SIM_WORKERS_MAX];
+    bool answered[SIM_WORKERS_MAX];
+    uint64_t asked[SIM_WORKERS_MAX];
+    uint8_t *saved;
+    size_t saved_len;
+};
+
+static void *sure(void *memory) {
+    base_assert(memory != NULL);
+    return memory;
+}
+
+static uint64_t draw(struct sim *sim) {
+    uint64_t z = sim->random += 0x9e3779b97f4a7c15ull;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+}
+
+static bool chance(struct sim *sim, double p) {
+    return sim->faults && (double)(draw(sim) >> 11) * 0x1p-53 < p;
+}
+
+static void append(struct sim *sim, int from, int to, const struct wire_header *header,
+                   const void *body, size_t len) {
+    struct message *const m = sure(calloc(1, sizeof *m + len));
+    m->from = (uint8_t)from;
+    m->to = (uint8_t)to;
+    /* Through the codec, so that what can't be encoded can't be relied on. */
+    uint8_t bytes[WIRE_HEADER_MAX];
+    const size_t n = wire_encode(header, bytes);
+    base_assert(wire_decode(bytes, n, &m->header, NULL) == DIMFIT_OK);
+    m->len = len;
+    if (len > 0)
+        memcpy(m->body, body, len);
+    struct message **at = &sim->head;
+    while (*at != NULL)
+        at = &(*at)->next;
+    *at = m;
+}
+
+static void post(struct sim *sim, int from, int to, const struct wire_header *header,
+                 const void *body, size_t len) {
+    if (chance(sim, sim->options.drop)) {
+        sim->lost++;
+        return;
+    }
+    append(sim, from, to, header, body, len);
+    if (chance(sim, sim->options.repeat))
+        append(sim, from, to, header, body, len);
+}
+
+/* ---- what the cores see ---------------------------------------------------------------------- */
+
+static struct route route_of(int node) {
+    return (struct route){.len = 1, .id = {(uint8_t)node}};
+}
+
+static void io_send(void *self, const struct route *to, const struct wire_header *header,
+                    const void *body, size_t len) {
+    post(self, NODE_COORDINATOR, to->id[0], header, body, len);
+}
+
+static int64_t io_now_ms(void *self) {
+    return ((const struct sim *)self)->now_ms;
+}
+
+static dimfit_err io_save(void *self, const void *bytes, size_t len, struct err_detail *detail) {
+    struct sim *const sim = self;
+    free(sim->saved);
+    sim->saved = sure(malloc(len));
+    memcpy(sim->saved, bytes, len);
+    sim->saved_len = len;
+    return DIMFIT_OK;
+}
+
+static void io_plan(void *self, struct plan_job *job) {
+    struct sim *const sim = self;
+    base_assert(sim->job == NULL);
+    sim->job = job;
+}
+
+static void io_stop(void *self) {
+}
+
+static uint8_t *io_body(void *self, size_t len) {
+    struct sim *const sim = self;
+    base_assert(sim->body == NULL);
+    return sim->body = sure(malloc(len));
+}
+
+/* ---- nodes ----------------------------------------------------------------------------------- */
+
+static void shard_answer(struct sim *sim, int node, const struct message *m) {
+    struct shard *const shard = sim->shards[node - NODE_SHARD];
+    struct shard_reply reply;
+    if (m->from == NODE_COORDINATOR)
+        shard_command(shard, &m->header, m->body, m->len, &reply);
+    else
+        shard_request(shard, &m->header, m->body, m->len, &reply);
+    post(sim, node, m->from, &reply.header, sim->body, reply.len);
+    free(sim->body);
+    sim->body = NULL;
+}
+
+static void shard_begin(struct sim *sim, int node, const struct message *m) {
+    static const struct shard_options options = {.score_memory = 1 << 24};
+    const struct shard_io io = {.self = sim, .body = io_body};
+    struct layout *layout = NULL;
+    base_assert(m->header.status == DIMFIT_OK);
+    base_assert(layout_decode(m->body, m->len, &layout, NULL) == DIMFIT_OK);
+    base_assert(shard_new(layout, &options, &io, &sim->shards[node - NODE_SHARD]) == DIMFIT_OK);
+    sim->numbers[node - NODE_SHARD] = (uint32_t)m->header.tag;
+    layout_destroy(&layout);
+}
+
+static void worker_hear(struct sim *sim, size_t worker, const struct message *m) {
+    if (m->header.request != sim->asked[worker] || sim->answered[worker])
+        return;
+    struct sim_reply *const reply = &sim->replies[worker];
+    free(reply->body);
+    reply->header = m->header;
+    reply->len = m->len;
+    reply->body = sure(malloc(m->len + 1));
+    memcpy(reply->body, m->body, m->len);
+    sim->answered[worker] = true;
+}
+
+static void deliver(struct sim *sim, const struct message *m) {
+    if (m->to == NODE_COORDINATOR) {
+        const struct route from = route_of(m->from);
+        coordinator_receive(sim->coordinator, &from, &m->header, m->body, m->len);
+    } else if (m->to >= NODE_WORKER) {
+        worker_hear(sim, (size_t)m->to - NODE_WORKER, m);
+    } else if (m->header.kind == WIRE_REGISTER) {
+        if (sim->shards[m->to - NODE_SHARD] == NULL)
+            shard_begin(sim, m->to, m);
+    } else if (sim->shards[m->to - NODE_SHARD] != NULL && !m->header.reply) {
+        shard_answer(sim, m->to, m);
+    }
+}
+
+/* One message, drawn among the oldest of each pair of nodes. */
+static bool deliver_one(struct sim *sim) {
+    bool seen[NODES][NODES] = {{false}};
+    struct message **pick = NULL;
+    uint64_t n = 0;
+    for (struct message **at = &sim->head; *at != NULL; at = &(*at)->next) {
+        if (seen[(*at)->from][(*at)->to])
+            continue;
+        seen[(*at)->from][(*at)->to] = true;
+        if (draw(sim) % ++n == 0)
+            pick = at;
+    }
+    if (pick == NULL)
+        return false;
+    struct message *const m = *pick;
+    *pick = m->next;
+    deliver(sim, m);
+    free(m);
+    return true;
+}
+
+static void settle(struct sim *sim) {
+    for (;;) {
+        if (sim->job != NULL && draw(sim) % 4 == 0) {
+            struct plan_job *job = sim->job;
+            sim->job = NULL;
+            plan_job_run(job);
+            coordinator_planned(sim->coordinator, &job);
+        } else if (!deliver_one(sim) && sim->job == NULL) {
+            return;
+        }
+    }
+}
+
+static void heartbeats(struct sim *sim) {
+    for (size_t i = 0; i < sim->options.shards; i++) {
+        const struct wire_header header = {
+            .kind = WIRE_HEARTBEAT,
+            .client = 100 + i,
+            .epoch = shard_epoch(sim->shards[i]),
+            .tag = shard_search(sim->shards[i]),
+            .samples = shard_samples(sim->shards[i]),
+        };
+        post(sim, NODE_SHARD + (int)i, NODE_COORDINATOR, &header, NULL, 0);
+    }
+}
+
+void sim_run(struct sim *sim, int64_t ms) {
+    const int64_t until = sim->now_ms + ms;
+    settle(sim);
+    while (sim->now_ms < until) {
+        sim->now_ms += 100;
+        heartbeats(sim);
+        coordinator_tick(sim->coordinator);
+        settle(sim);
+    }
+}
+
+const struct sim_reply *sim_ask(struct sim *sim, size_t worker, int shard,
+                                struct wire_header *header, const void *body, size_t len) {
+    const int to = shard < 0 ? NODE_COORDINATOR : NODE_SHARD + shard;
+    header->client = worker + 1;
+    header->incarnation = 1;
+    header->request = ++sim->asked[worker];
+    sim->answered[worker] = false;
+    for (int tries = 0; !sim->answered[worker]; tries++) {
+        base_assert(tries < 1000);
+        post(sim, NODE_WORKER + (int)worker, to, header, body, len);
+        sim_run(sim, 100);
+    }
+    return &sim->replies[worker];
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+static void join(struct sim *sim, size_t shard) {
+    struct hello hello = {.number = HELLO_NO_NUMBER, .pid = 1};
+    snprintf(hello.endpoint, sizeof hello.endpoint, "sim://%zu", shard);
+    struct buf buf;
+    buf_init(&buf);
+    hello_encode(&hello, &buf);
+    const struct wire_header header = {.kind = WIRE_REGISTER, .client = 100 + shard};
+    append(sim, NODE_SHARD + (int)shard, NODE_COORDINATOR, &header, buf.data, buf.len);
+    buf_fini(&buf);
+    settle(sim);
+    base_assert(sim->shards[shard] != NULL && sim->numbers[shard] == shard);
+}
+
+struct sim *sim_new(const struct sim_options *options) {
+    struct sim *const sim = sure(calloc(1, sizeof *sim));
+    sim->options = *options;
+    sim->random = options->seed;
+    struct err_detail detail = {{0}};
+    if (strategies_load(STRATEGIES_BUILT, &sim->strategies, &detail) != DIMFIT_OK)
+        fprintf(stderr, "%s\n", detail.text);
+    const struct coordinator_options c = {
+        .shards = options->shards,
+        .seed = 7,
+        .n_slots = options->n_slots,
+        .slots = sim->options.slots,
+        .scoring_timeout_ms = 60000,
+        .step_timeout_ms = 5000,
+        .strategies = sure(sim->strategies),
+    };
+    const struct coordinator_io io = {
+        .self = sim,
+        .send = io_send,
+        .now_ms = io_now_ms,
+        .save = io_save,
+        .plan = io_plan,
+        .stop = io_stop,
+    };
+    base_assert(coordinator_new(&c, &io, NULL, 0, &sim->coordinator, &detail) == DIMFIT_OK);
+    for (size_t i = 0; i < options->shards; i++)
+        join(sim, i);
+    return sim;
+}
+
+void sim_free(struct sim *sim) {
+    while (sim->head != NULL) {
+        struct message *const m = sim->head;
+        sim->head = m->next;
+        free(m);
+    }
+    plan_job_destroy(&sim->job);
+    coordinator_destroy(&sim->coordinator);
+    for (size_t i = 0; i < sim->options.shards; i++)
+        shard_destroy(&sim->shards[i]);
+    for (size_t i = 0; i < SIM_WORKERS_MAX; i++)
+        free(sim->replies[i].body);
+    strategies_destroy(&sim->strategies);
+    free(sim->saved);
+    free(sim);
+}
+
+void sim_faults(struct sim *sim, bool on) {
+    sim->faults = on;
+}
+
+uint64_t sim_shard_epoch(const struct sim *sim, size_t shard) {
+    return shard_epoch(sim->shards[shard]);
+}
+
+size_t sim_lost(const struct sim *sim) {
+    return sim->lost;
+}
+
+size_t sim_shard_of(uint32_t slot, uint64_t feasign, size_t shards) {
+    struct cluster_map *map = NULL;
+    base_assert(cluster_map_new(shards, &map) == DIMFIT_OK);
+    const size_t shard = cluster_map_shard(map, key_hash(slot, feasign));
+    cluster_map_destroy(&map);
+    return shard;
+}

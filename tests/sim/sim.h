@@ -1,0 +1,48 @@
+/*
+ * A whole cluster in one thread: the real coordinator and shard cores, a network that delays,
+ * reorders, drops and repeats messages by a seed, and a clock that moves only when told.
+ *
+ * Messages of one sender to one receiver keep their order, as on a TCP connection, unless `faults`
+ * lets one be lost. Plans are made as an event of their own. A test asserts with what it reads back
+ * from shards and coordinator, as workers and admins would.
+ */
+#ifndef TESTS_SIM_H
+#define TESTS_SIM_H
+
+#include "server/coordinator.h"
+#include "server/shard.h"
+
+enum { SIM_SHARDS_MAX = 8, SIM_WORKERS_MAX = 4 };
+
+struct sim;
+
+struct sim_options {
+    uint64_t seed;
+    size_t shards, workers;
+    double drop, repeat; /* chance of each message once sim_faults() is on */
+    struct layout_slot slots[4];
+    size_t n_slots;
+};
+
+struct sim *sim_new(const struct sim_options *options); /* aborts the test when it can't */
+void sim_free(struct sim *sim);
+
+void sim_faults(struct sim *sim, bool on);
+/* Deliver everything under way, in an order drawn from the seed, then let `ms` pass in ticks. */
+void sim_run(struct sim *sim, int64_t ms);
+
+struct sim_reply {
+    struct wire_header header;
+    uint8_t *body; /* owned by the sim, until the worker's next ask */
+    size_t len;
+};
+/* Send a worker's request to a shard (or, shard < 0, to the coordinator) and run until it is
+ * answered, sending it again when it was lost. */
+const struct sim_reply *sim_ask(struct sim *sim, size_t worker, int shard,
+                                struct wire_header *header, const void *body, size_t len);
+
+uint64_t sim_shard_epoch(const struct sim *sim, size_t shard);
+size_t sim_shard_of(uint32_t slot, uint64_t feasign, size_t shards);
+size_t sim_lost(const struct sim *sim); /* messages dropped so far */
+
+#endif

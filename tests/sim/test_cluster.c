@@ -1,0 +1,289 @@
+/*
+ * Coordinator and shard cores together under faults, against plain models: integer gradients with
+ * SGD of rate 1 are an exact oracle of what was applied, and the epochs of all shards one of what
+ * was committed. The seed of a failing run is printed.
+ */
+#include "tests/sim/sim.h"
+
+#include "proto/section.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+enum { SLOT = 1, DIM = 4, KEYS = 40 };
+
+static struct sim *start(uint64_t seed, size_t shards, double drop, double repeat) {
+    struct sim_options options = {
+        .seed = seed,
+        .shards = shards,
+        .workers = 2,
+        .drop = drop,
+        .repeat = repeat,
+        .n_slots = 1,
+        .slots = {{
+            .id = SLOT,
+            .dim = DIM,
+            .width = DIM,
+            .search = true,
+            .name = "user",
+            .optimizer = {.kind = OPTIMIZER_SGD, .lr = 1, .eps = 1e-8f},
+            .init = INIT_ZERO,
+        }},
+    };
+    return sim_new(&options);
+}
+
+static size_t body_of(uint64_t key, const float *grad, uint8_t *body) {
+    const struct section section = {.slot = SLOT, .rows = 1, .width = DIM};
+    size_t at = section_put_head(body, &section, 1, 0);
+    memcpy(body + at, &key, sizeof key);
+    at += sizeof key;
+    if (grad != NULL) {
+        memcpy(body + at, grad, DIM * sizeof *grad);
+        at += DIM * sizeof *grad;
+    }
+    return at;
+}
+
+struct worker {
+    size_t number;
+    uint64_t seq[SIM_SHARDS_MAX];
+};
+
+static dimfit_err push(struct sim *sim, struct worker *worker, size_t shards, uint64_t key,
+                       const float *grad, uint32_t mode, uint64_t epoch) {
+    uint8_t body[256];
+    const size_t len = body_of(key, grad, body);
+    const size_t shard = sim_shard_of(SLOT, key, shards);
+    struct wire_header header = {
+        .kind = WIRE_PUSH,
+        .mode = mode,
+        .epoch = epoch,
+        .step = (mode & PUSH_SCORE) != 0 ? 1 + key : 0,
+        .seq = worker->seq[shard] + 1,
+    };
+    const dimfit_err status =
+        sim_ask(sim, worker->number, (int)shard, &header, body, len)->header.status;
+    if (status != DIMFIT_ERR_STALE_EPOCH && status != DIMFIT_ERR_FROZEN &&
+        status != DIMFIT_ERR_EPOCH_AHEAD)
+        worker->seq[shard]++;
+    return status;
+}
+
+static void pull(struct sim *sim, const struct worker *worker, size_t shards, uint64_t key,
+                 uint64_t epoch, float *out, size_t width) {
+    uint8_t body[256];
+    const size_t len = body_of(key, NULL, body);
+    struct wire_header header = {.kind = WIRE_PULL, .epoch = epoch};
+    const struct sim_reply *const reply = sim_ask(
+        sim, worker->number, (int)sim_shard_of(SLOT, key, shards), &header, body, len);
+    assert_int_equal(reply->header.status, DIMFIT_OK);
+    assert_int_equal(reply->len, width * sizeof *out);
+    memcpy(out, reply->body, reply->len);
+}
+
+static struct wire_header admin(struct sim *sim, const char *command, const char *args) {
+    struct wire_header header = {.kind = WIRE_ADMIN};
+    snprintf(header.name, sizeof header.name, "%s", command);
+    return sim_ask(sim, 0, -1, &header, args, args == NULL ? 0 : strlen(args))->header;
+}
+
+static void acknowledged_pushes_are_applied_once_under_loss_and_repetition(void **state) {
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        const size_t shards = 1 + seed % 4;
+        struct sim *const sim = start(seed, shards, 0.2, 0.1);
+        struct worker workers[2] = {{.number = 0}, {.number = 1}};
+        float sums[KEYS][DIM] = {{0}};
+        sim_faults(sim, true);
+        for (uint64_t i = 0; i < 60; i++) {
+            const uint64_t key = (i * 7 + seed) % KEYS;
+            const float grad[DIM] = {1, (float)i, -2, (float)(seed % 5)};
+            assert_int_equal(push(sim, &workers[i % 2], shards, key, grad, PUSH_TRAIN, 0),
+                             DIMFIT_OK);
+            for (size_t k = 0; k < DIM; k++)
+                sums[key][k] -= grad[k];
+        }
+        sim_faults(sim, false);
+        for (uint64_t key = 0; key < KEYS; key++) {
+            float row[DIM];
+            pull(sim, &workers[0], shards, key, 0, row, DIM);
+            for (size_t k = 0; k < DIM; k++) {
+                if (row[k] != sums[key][k])
+                    fail_msg("seed %llu, key %llu, dimension %zu: %g, not %g",
+                             (unsigned long long)seed, (unsigned long long)key, k, row[k],
+                             sums[key][k]);
+            }
+        }
+        sim_free(sim);
+    }
+}
+
+/* After whatever was lost, time passes until nothing is under way: then all are of one epoch. */
+static void a_commit_is_on_all_shards_or_on_none_whatever_is_lost(void **state) {
+    size_t committed = 0, aborted = 0;
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        const size_t shards = 1 + seed % 5;
+        struct sim *const sim = start(seed, shards, 0.25, 0.1);
+        struct worker worker = {.number = 1};
+        const float grad[DIM] = {1, 2, 3, 4};
+        for (uint64_t key = 0; key < KEYS; key++)
+            assert_int_equal(push(sim, &worker, shards, key, grad, PUSH_TRAIN, 0), DIMFIT_OK);
+        sim_faults(sim, true);
+        admin(sim, "search start", "{\"kappa\":0.5,\"strategy\":\"uniform\",\"basis\":\"axis\"}");
+        sim_run(sim, 40000);
+        sim_faults(sim, false);
+        sim_run(sim, 20000);
+        struct wire_header header = {.kind = WIRE_CONNECT};
+        const struct sim_reply *const reply = sim_ask(sim, 0, -1, &header, NULL, 0);
+        const uint64_t epoch = reply->header.epoch;
+        *(epoch == 1 ? &committed : &aborted) += 1;
+        for (size_t i = 0; i < shards; i++) {
+            if (sim_shard_epoch(sim, i) != epoch)
+                fail_msg("seed %llu: shard %zu is at epoch %llu, the coordinator at %llu",
+                         (unsigned long long)seed, i, (unsigned long long)sim_shard_epoch(sim, i),
+                         (unsigned long long)epoch);
+        }
+        float row[DIM];
+        pull(sim, &worker, shards, 3, epoch, row, epoch == 1 ? DIM / 2 : DIM);
+        assert_true(row[0] == -1 && row[1] == -2);
+        sim_free(sim);
+    }
+    assert_true(committed > 0 && aborted > 0); /* the faults reach both outcomes */
+}
+
+static void stale_epoch_push_is_refused_with_the_layout(void **state) {
+    struct sim *const sim = start(3, 2, 0, 0);
+    struct worker worker = {.number = 1};
+    const float grad[DIM] = {1, 2, 3, 4};
+    for (uint64_t key = 0; key < KEYS; key++)
+        assert_int_equal(push(sim, &worker, 2, key, grad, PUSH_TRAIN, 0), DIMFIT_OK);
+    const struct wire_header started = admin(
+        sim, "search start", "{\"kappa\":0.5,\"strategy\":\"uniform\",\"basis\":\"axis\"}");
+    assert_int_equal(started.status, DIMFIT_OK);
+    sim_run(sim, 1000);
+
+    uint8_t body[256];
+    const size_t len = body_of(5, grad, body);
+    const size_t shard = sim_shard_of(SLOT, 5, 2);
+    struct wire_header header = {
+        .kind = WIRE_PUSH, .mode = PUSH_TRAIN, .seq = worker.seq[shard] + 1};
+    const struct sim_reply *const reply = sim_ask(sim, 1, (int)shard, &header, body, len);
+    assert_int_equal(reply->header.status, DIMFIT_ERR_STALE_EPOCH);
+    struct layout *layout = NULL;
+    assert_int_equal(layout_decode(reply->body, reply->len, &layout, NULL), DIMFIT_OK);
+    assert_int_equal(layout->epoch, 1);
+    assert_int_equal(layout->slots[0].width, DIM / 2);
+    layout_destroy(&layout);
+    float row[2];
+    pull(sim, &worker, 2, 5, 1, row, 2);
+    assert_true(row[0] == -1 && row[1] == -2); /* nothing of the refused push */
+    assert_int_equal(push(sim, &worker, 2, 5, grad, PUSH_TRAIN, 7), DIMFIT_ERR_EPOCH_AHEAD);
+    sim_free(sim);
+}
+
+static void frozen_training_is_turned_away_until_the_search_ends(void **state) {
+    struct sim *const sim = start(4, 2, 0, 0);
+    struct worker worker = {.number = 1};
+    const float grad[DIM] = {4, 3, 2, 1};
+    for (uint64_t key = 0; key < KEYS; key++)
+        assert_int_equal(push(sim, &worker, 2, key, grad, PUSH_TRAIN, 0), DIMFIT_OK);
+    admin(sim, "search start", "{\"kappa\":0.5,\"basis\":\"axis\",\"mode\":\"freeze\"}");
+    sim_run(sim, 100);
+    assert_int_equal(push(sim, &worker, 2, 1, grad, PUSH_TRAIN, 0), DIMFIT_ERR_FROZEN);
+    struct wire_header next = {.kind = WIRE_SCORE_NEXT};
+    const uint64_t step = sim_ask(sim, 1, -1, &next, NULL, 0)->header.step;
+    assert_int_equal(step, 1);
+    for (uint64_t key = 0; key < KEYS; key++)
+        assert_int_equal(push(sim, &worker, 2, key, grad, PUSH_SCORE, 0), DIMFIT_OK);
+    next = (struct wire_header){
+        .kind = WIRE_SCORE_NEXT, .step = step, .samples = KEYS, .mode = SCORE_EXHAUSTED};
+    assert_true((sim_ask(sim, 1, -1, &next, NULL, 0)->header.mode & SCORE_OVER) != 0);
+    sim_run(sim, 1000);
+    /* Rows are -grad, so r dL/dr is largest for the first two dimensions: those stay. */
+    float row[2];
+    pull(sim, &worker, 2, 1, 1, row, 2);
+    assert_true(row[0] == -4 && row[1] == -3);
+    const float narrow[DIM] = {1, 1};
+    struct wire_header header = {.kind = WIRE_PUSH, .mode = PUSH_TRAIN, .epoch = 1};
+    uint8_t body[256];
+    const struct section section = {.slot = SLOT, .rows = 1, .width = 2};
+    size_t at = section_put_head(body, &section, 1, 0);
+    const uint64_t key = 1;
+    memcpy(body + at, &key, sizeof key);
+    memcpy(body + at + sizeof key, narrow, 2 * sizeof(float));
+    at += sizeof key + 2 * sizeof(float);
+    const size_t shard = sim_shard_of(SLOT, key, 2);
+    header.seq = worker.seq[shard] + 1;
+    assert_int_equal(sim_ask(sim, 1, (int)shard, &header, body, at)->header.status, DIMFIT_OK);
+    pull(sim, &worker, 2, 1, 1, row, 2);
+    assert_true(row[0] == -5 && row[1] == -4);
+    sim_free(sim);
+}
+
+static void a_freeze_without_a_scorer_ends_in_an_error_and_unfreezes(void **state) {
+    struct sim *const sim = start(5, 2, 0, 0);
+    struct worker worker = {.number = 1};
+    const float grad[DIM] = {1, 1, 1, 1};
+    admin(sim, "search start", "{\"kappa\":0.5,\"mode\":\"freeze\",\"timeout\":2}");
+    sim_run(sim, 100);
+    assert_int_equal(push(sim, &worker, 2, 1, grad, PUSH_TRAIN, 0), DIMFIT_ERR_FROZEN);
+    sim_run(sim, 3000);
+    struct wire_header header = {.kind = WIRE_ADMIN, .name = "search status"};
+    const struct sim_reply *const reply = sim_ask(sim, 0, -1, &header, NULL, 0);
+    reply->body[reply->len] = 0;
+    assert_non_null(strstr((const char *)reply->body, "\"aborted\""));
+    assert_non_null(strstr((const char *)reply->body, "no worker scored"));
+    assert_int_equal(push(sim, &worker, 2, 1, grad, PUSH_TRAIN, 0), DIMFIT_OK);
+    sim_free(sim);
+}
+
+static void impossible_requests_are_refused_and_change_nothing(void **state) {
+    struct sim *const sim = start(6, 1, 0, 0);
+    static const char *const bad[] = {
+        "{}",
+        "{\"kappa\":0}",
+        "{\"kappa\":-1}",
+        "{\"kappa\":0.5,\"basis\":\"sideways\"}",
+        "{\"kappa\":0.5,\"mode\":\"warm\"}",
+        "{\"kappa\":0.5,\"strategy\":\"../sseds\"}",
+        "{\"kappa\":0.5,\"basis\":\"rotated\",\"estimator\":\"row\"}",
+        "{\"kappa\":0.5,\"unknown\":1}",
+        "[0.5]",
+        "{\"kappa\":",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        const struct wire_header reply = admin(sim, "search start", bad[i]);
+        if (reply.status == DIMFIT_OK || reply.detail.text[0] == 0)
+            fail_msg("%s was not refused with a reason", bad[i]);
+        assert_int_equal(reply.phase, PHASE_IDLE);
+    }
+    assert_int_equal(admin(sim, "no such thing", NULL).status, DIMFIT_ERR_UNSUPPORTED);
+    assert_int_equal(admin(sim, "search apply", NULL).status, DIMFIT_ERR_STATE);
+    assert_int_equal(admin(sim, "search abort", NULL).status, DIMFIT_ERR_STATE);
+    assert_int_equal(admin(sim, "search plan", NULL).status, DIMFIT_ERR_STATE);
+
+    struct worker worker = {.number = 1};
+    float grad[DIM] = {1, NAN, 0, 0};
+    assert_int_equal(push(sim, &worker, 1, 9, grad, PUSH_TRAIN, 0), DIMFIT_ERR_NOT_FINITE);
+    float row[DIM];
+    pull(sim, &worker, 1, 9, 0, row, DIM);
+    assert_true(row[0] == 0);
+    sim_free(sim);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(acknowledged_pushes_are_applied_once_under_loss_and_repetition),
+        cmocka_unit_test(a_commit_is_on_all_shards_or_on_none_whatever_is_lost),
+        cmocka_unit_test(stale_epoch_push_is_refused_with_the_layout),
+        cmocka_unit_test(frozen_training_is_turned_away_until_the_search_ends),
+        cmocka_unit_test(a_freeze_without_a_scorer_ends_in_an_error_and_unfreezes),
+        cmocka_unit_test(impossible_requests_are_refused_and_change_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,220 @@
+#include "server/index.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+/* The library's aligned allocations come through here, so that a test may have them fail. */
+static bool refuse_memory;
+
+void *aligned_alloc(size_t alignment, size_t size) {
+    void *memory;
+    if (refuse_memory || posix_memalign(&memory, alignment, size) != 0)
+        return NULL;
+    return memory;
+}
+
+static uint64_t mix(uint64_t x) {
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+static uint32_t find(const struct index *index, uint64_t key) {
+    const uint64_t hash = index_hash(index, key);
+    const uint32_t row = index_find(index, key, hash);
+    const uint32_t home = index_find_home(index_fetch(index, hash), key);
+    assert_true(home == INDEX_NONE || home == row);
+    return row;
+}
+
+static void put(struct index *index, uint64_t key, uint32_t row) {
+    assert_int_equal(index_reserve(index, 1), DIMFIT_OK);
+    index_put(index, key, index_hash(index, key), row);
+}
+
+static void an_empty_index_finds_nothing_and_holds_no_memory(void **state) {
+    struct index index;
+    index_init(&index, 3);
+    assert_int_equal(find(&index, 0), INDEX_NONE);
+    assert_int_equal(index_bytes(&index), 0);
+    index_fini(&index);
+}
+
+static void zero_and_all_ones_are_keys_like_others(void **state) {
+    struct index index;
+    index_init(&index, 3);
+    put(&index, 17, 0);
+    assert_int_equal(find(&index, 0), INDEX_NONE);
+    assert_int_equal(find(&index, UINT64_MAX), INDEX_NONE);
+    put(&index, 0, 1);
+    put(&index, UINT64_MAX, 2);
+    for (uint32_t i = 3; i < 5000; i++)
+        put(&index, mix(i), i);
+    assert_int_equal(find(&index, 17), 0);
+    assert_int_equal(find(&index, 0), 1);
+    assert_int_equal(find(&index, UINT64_MAX), 2);
+    index_fini(&index);
+    assert_int_equal(find(&index, 0), INDEX_NONE);
+}
+
+/* Key i stands at row i + 1 of the shadow once it was put, 0 before. */
+static void random_keys_agree_with_a_shadow_map(void **state) {
+    enum { KEYS = 300000 };
+    uint32_t *const shadow = calloc(KEYS, sizeof *shadow);
+    struct index index;
+    uint32_t rows = 0;
+    index_init(&index, 9);
+    for (uint64_t step = 0; step < 3 * KEYS; step++) {
+        const uint64_t i = mix(step) % KEYS;
+        const uint32_t row = find(&index, mix(i));
+        assert_int_equal(row, shadow[i] == 0 ? INDEX_NONE : shadow[i] - 1);
+        if (row == INDEX_NONE) {
+            put(&index, mix(i), rows);
+            shadow[i] = ++rows;
+        }
+    }
+    for (uint64_t i = 0; i < KEYS; i++) {
+        assert_int_equal(find(&index, mix(i)), shadow[i] == 0 ? INDEX_NONE : shadow[i] - 1);
+        assert_int_equal(find(&index, mix(i + KEYS)), INDEX_NONE);
+    }
+    index_fini(&index);
+    free(shadow);
+}
+
+/* Keys of one shard: their hashes agree in the top bits. */
+static void keys_of_one_virtual_bucket_spread_over_the_directory(void **state) {
+    enum { KEYS = 20000 };
+    struct index index;
+    index_init(&index, 1);
+    uint32_t rows = 0;
+    for (uint64_t key = 0; rows < KEYS; key++) {
+        if (key_bucket(index_hash(&index, key)) == 5)
+            put(&index, key, rows++);
+    }
+    assert_true(index_bytes(&index) < 40 * KEYS);
+    uint32_t row = 0;
+    for (uint64_t key = 0; row < KEYS; key++) {
+        if (key_bucket(index_hash(&index, key)) == 5)
+            assert_int_equal(find(&index, key), row++);
+    }
+    index_fini(&index);
+}
+
+static void a_large_index_takes_at_most_24_bytes_a_key_and_a_chunk(void **state) {
+    struct index index;
+    index_init(&index, 2);
+    for (uint32_t i = 0; i < 700000; i++) {
+        put(&index, i, i);
+        if (i >= 250000 && i % 1000 == 0)
+            assert_true(index_bytes(&index) <= 24 * (uint64_t)i + (2 << 20));
+    }
+    index_fini(&index);
+}
+
+/* Keys that want the same directory entry as far as 11 bits go: a split hardly relieves their
+ * segment. */
+static void colliding_keys_stay_findable(void **state) {
+    enum { KEYS = 6000, SAME_BITS = 0x7ff };
+    struct index index;
+    index_init(&index, 4);
+    uint32_t rows = 0;
+    for (uint64_t key = 0; rows < KEYS; key++) {
+        if ((index_hash(&index, key) >> 32 & SAME_BITS) == 0)
+            put(&index, key, rows++);
+    }
+    uint32_t row = 0;
+    for (uint64_t key = 0; row < KEYS; key++) {
+        if ((index_hash(&index, key) >> 32 & SAME_BITS) == 0)
+            assert_int_equal(find(&index, key), row++);
+    }
+    index_fini(&index);
+}
+
+static void reserved_keys_are_kept_when_no_memory_is_left_to_grow(void **state) {
+    enum { KEYS = 10000, MORE = 20000 };
+    struct index index;
+    index_init(&index, 8);
+    for (uint32_t i = 0; i < KEYS; i++)
+        put(&index, mix(i), i);
+    assert_int_equal(index_reserve(&index, MORE), DIMFIT_OK);
+    refuse_memory = true;
+    for (uint32_t i = KEYS; i < KEYS + MORE; i++) {
+        assert_int_equal(find(&index, mix(i)), INDEX_NONE);
+        index_put(&index, mix(i), index_hash(&index, mix(i)), i);
+    }
+    assert_int_equal(index_reserve(&index, 1), DIMFIT_ERR_NOMEM);
+    for (uint32_t i = 0; i < KEYS + MORE; i += 7)
+        assert_int_equal(find(&index, mix(i)), i);
+    refuse_memory = false;
+    assert_int_equal(index_reserve(&index, 1), DIMFIT_OK);
+    assert_int_equal(index.n_spare, 0);
+    for (uint32_t i = 0; i < KEYS + MORE; i++)
+        assert_int_equal(find(&index, mix(i)), i);
+    index_fini(&index);
+}
+
+static void slab_rows_keep_their_content_while_it_grows(void **state) {
+    static const size_t strides[] = {1, 3, 16, 33, 1025};
+    for (size_t s = 0; s < ARRAY_LEN(strides); s++) {
+        const uint32_t rows = 3000000 / (uint32_t)strides[s];
+        struct slab slab;
+        slab_init(&slab, strides[s]);
+        for (uint32_t i = 0; i < rows; i++) {
+            assert_int_equal(slab_reserve(&slab, (uint64_t)i + 1), DIMFIT_OK);
+            *(uint32_t *)slab_row(&slab, i) = i;
+            ((uint32_t *)slab_row(&slab, i))[strides[s] - 1] = i;
+        }
+        for (uint32_t i = 0; i < rows; i++) {
+            assert_int_equal(*(uint32_t *)slab_row(&slab, i), i);
+            assert_int_equal(((uint32_t *)slab_row(&slab, i))[strides[s] - 1], i);
+        }
+        const uint64_t used = (uint64_t)rows * strides[s] * sizeof(float);
+        assert_true(slab_bytes(&slab) >= used);
+        assert_true(slab_bytes(&slab) <= used + used / 256 + (3 << 20));
+        assert_true(slab_bytes_for(strides[s], rows) <= slab_bytes(&slab));
+        slab_fini(&slab);
+        assert_int_equal(slab_bytes(&slab), 0);
+    }
+}
+
+static void a_slab_without_width_costs_nothing(void **state) {
+    struct slab slab;
+    slab_init(&slab, 0);
+    assert_int_equal(slab_reserve(&slab, 1000000), DIMFIT_OK);
+    assert_non_null(slab_row(&slab, 0));
+    assert_non_null(slab_row(&slab, UINT32_MAX - 1));
+    assert_int_equal(slab_bytes(&slab), 0);
+    slab_fini(&slab);
+}
+
+static void a_slab_without_memory_keeps_its_rows(void **state) {
+    struct slab slab;
+    slab_init(&slab, 4);
+    assert_int_equal(slab_reserve(&slab, 4), DIMFIT_OK);
+    *(float *)slab_row(&slab, 3) = 42;
+    refuse_memory = true;
+    assert_int_equal(slab_reserve(&slab, 5), DIMFIT_ERR_NOMEM);
+    refuse_memory = false;
+    assert_int_equal(slab_reserve(&slab, UINT32_MAX), DIMFIT_ERR_NOMEM);
+    assert_true(*(float *)slab_row(&slab, 3) == 42);
+    slab_fini(&slab);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_empty_index_finds_nothing_and_holds_no_memory),
+        cmocka_unit_test(zero_and_all_ones_are_keys_like_others),
+        cmocka_unit_test(random_keys_agree_with_a_shadow_map),
+        cmocka_unit_test(keys_of_one_virtual_bucket_spread_over_the_directory),
+        cmocka_unit_test(a_large_index_takes_at_most_24_bytes_a_key_and_a_chunk),
+        cmocka_unit_test(colliding_keys_stay_findable),
+        cmocka_unit_test(reserved_keys_are_kept_when_no_memory_is_left_to_grow),
+        cmocka_unit_test(slab_rows_keep_their_content_while_it_grows),
+        cmocka_unit_test(a_slab_without_width_costs_nothing),
+        cmocka_unit_test(a_slab_without_memory_keeps_its_rows),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

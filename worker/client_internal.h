@@ -1,0 +1,192 @@
+/*
+ * What the files of the client library share. Only worker/client*.c includes this.
+ *
+ *     client.c           handle, errors, layout, state
+ *     client_control.c   talking to the coordinator
+ *     client_keys.c      distinct keys of a call, split by shard
+ *     client_view.c      rows and gradients through a slot's basis
+ *     client_exchange.c  numbered requests to shards: send, wait, repeat, give up
+ *     client_rows.c      pull and push
+ *     client_dense.c     dense tables
+ */
+#ifndef WORKER_CLIENT_INTERNAL_H
+#define WORKER_CLIENT_INTERNAL_H
+
+#include "proto/cluster_map.h"
+#include "proto/layout.h"
+#include "proto/rpc.h"
+#include "proto/section.h"
+#include "worker/dimfit.h"
+
+#include <zmq.h>
+
+enum { CLIENT_MAGIC = 0x434c4e54 };
+
+/* ---- view ------------------------------------------------------------------------------------ */
+
+enum view_kind { VIEW_SAME, VIEW_AXES, VIEW_DENSE };
+
+/* A slot as rows go through it: v = mean + r M^T, dL/dr = dL/dv M. */
+struct view_slot {
+    enum view_kind kind; /* SAME: identity; AXES: a choice of axes; DENSE: any basis */
+    uint32_t dim, width;
+    const uint16_t *axes; /* [width], AXES */
+    const float *M;       /* [dim][width] */
+    const float *Mt;      /* [width][dim], DENSE */
+    const float *mean;    /* [dim] */
+};
+
+/* One epoch's layout, ready to use. Counted: requests under way keep the one they were made with.
+ */
+struct view {
+    size_t users;
+    struct layout *source;
+    struct dimfit_layout shown;
+    struct dimfit_slot *slots; /* [n], as shown */
+    struct view_slot *maps;    /* [n] */
+    float *floats;             /* all matrices and means */
+};
+
+dimfit_err view_new(struct layout *source,
+                    struct view **out) MUST_CHECK; /* takes source on success */
+struct view *view_hold(struct view *view);
+void view_drop(struct view **view);
+/* Index of a slot, or SIZE_MAX. */
+size_t view_find(const struct view *view, uint32_t slot);
+
+void view_rows(const struct view_slot *slot, const float *r, float *v);    /* one row */
+void view_grads(const struct view_slot *slot, const float *dv, float *dr); /* one gradient */
+/* A compact gradient from one layout to another: g M_old^T M_new, through model width. */
+void view_carry(const struct view_slot *from, const struct view_slot *to, const float *g,
+                float *scratch, float *out);
+
+/* ---- keys ------------------------------------------------------------------------------------ */
+
+/* The distinct keys of one slot's array, in order of first occurrence. Memory is reused. */
+struct keys {
+    size_t n, cap;   /* distinct keys */
+    uint64_t *key;   /* [n] */
+    uint32_t *count; /* [n] how often it occurred */
+    uint32_t *first; /* [n] where it occurred first */
+    uint16_t *shard; /* [n] where it lives */
+    uint32_t *index; /* [given] distinct number of each key given */
+    uint64_t *seen;  /* open addressing: stamp << 32 | distinct number */
+    size_t seen_cap; /* power of two */
+    uint32_t stamp;
+};
+
+void keys_fini(struct keys *keys);
+dimfit_err keys_split(struct keys *keys, uint32_t slot, const uint64_t *given, size_t n,
+                      const struct cluster_map *map) MUST_CHECK;
+
+/* ---- exchange -------------------------------------------------------------------------------- */
+
+/* The connection to one shard and the numbering of what was asked of it. */
+struct link {
+    void *socket;
+    char endpoint[CLUSTER_ENDPOINT_MAX + 1];
+    uint64_t incarnation;
+    uint64_t seq; /* of the last recorded request that was settled */
+    bool heard;   /* it has answered before */
+};
+
+enum part_state {
+    PART_WAITING, /* sent, no answer yet */
+    PART_BACKOFF, /* to be made and sent again at due_ms */
+    PART_DONE,
+    PART_HELD, /* refused by a freeze, kept for later */
+    PART_FAILED,
+};
+
+/* One shard's share of a call. */
+struct part {
+    size_t shard;
+    enum part_state state;
+    bool sent;                   /* a copy may be on its way or applied */
+    int64_t due_ms;              /* when to send (again) */
+    int64_t wait_ms, backoff_ms; /* of the last wait for an answer, for a refusal to pass */
+    struct view *view;           /* the layout its message was made with */
+    struct wire_header header;
+    zmq_msg_t body;
+    dimfit_err err;
+    struct err_detail detail;
+};
+
+struct exchange {
+    const char *what; /* "pull", "push", ...: for error texts */
+    bool recorded;    /* numbered: applied once */
+    bool hold;        /* wait out a freeze; false: PART_HELD */
+    size_t n_parts;
+    struct part *parts;
+    /* Make part's header (kind and its own fields) and body under the handle's layout now. */
+    dimfit_err (*make)(struct dimfit *c, struct exchange *x, struct part *part);
+    /* Take an answer of status OK in. PROTOCOL when its length is not what it must be. */
+    dimfit_err (*take)(struct dimfit *c, struct exchange *x, struct part *part,
+                       const struct wire_header *header, const uint8_t *body, size_t len);
+    void *self;
+};
+
+/* Run to the handle's deadline. The first failed part's error; FROZEN when parts were held and none
+ * failed. Parts are the caller's, zeroed but for `shard`. */
+dimfit_err exchange_run(struct dimfit *c, struct exchange *x) MUST_CHECK;
+void exchange_fini(struct exchange *x);
+
+/* ---- handle ---------------------------------------------------------------------------------- */
+
+/* Distinct keys of a slot with their summed gradients: what a push works on. */
+struct grads {
+    uint32_t slot;
+    size_t n;
+    uint32_t width; /* of a gradient: dim (full) or the stored width of `epoch` (compact) */
+    uint64_t *key;
+    uint32_t *count;
+    float *values;
+};
+
+/* A push that a freeze turned away in part. */
+struct held {
+    size_t n;
+    struct grads *slots;
+    enum dimfit_view view;
+    struct dimfit_push push;
+};
+
+struct dimfit {
+    uint32_t magic;
+    uint64_t client, incarnation;
+    int64_t timeout_ms;
+    struct rpc *coordinator;
+    void *context;
+    struct cluster_map *map;
+    size_t n_links;
+    struct link *links;
+    struct view *view, *before; /* in force, and of the epoch before it (or NULL) */
+    uint64_t next_request, next_step;
+    enum wire_phase phase;
+    bool frozen;
+    uint64_t epoch;         /* the newest heard of */
+    uint64_t compact_epoch; /* of the last compact pull */
+    size_t n_keys;
+    struct keys *keys; /* [n_keys] one per slot of a call */
+    struct held *held; /* NULL: nothing is */
+    struct err_detail detail;
+};
+
+/* Where dimfit_connect() leaves its reason: there is no handle to ask. One a thread. */
+struct err_detail *client_connect_detail(void);
+int64_t client_now_ms(void);
+void client_sleep_ms(int64_t ms);
+/* Note what a reply says of the cluster's state. */
+void client_heard(struct dimfit *c, const struct wire_header *header);
+/* Take a layout on (takes it); nothing happens for one that is not newer. */
+dimfit_err client_take_layout(struct dimfit *c, struct layout *layout) MUST_CHECK;
+/* Take a map on (takes it): links to shards that moved are made anew. */
+dimfit_err client_take_map(struct dimfit *c, struct cluster_map *map) MUST_CHECK;
+/* Every public call begins with this: clears the detail. */
+void client_begin(struct dimfit *c);
+/* The slot's number in the layout, declared with the cluster's defaults if need be. */
+dimfit_err client_slot(struct dimfit *c, uint32_t slot, size_t *out) MUST_CHECK;
+
+void held_destroy(struct held **held);
+
+#endif

@@ -1,0 +1,220 @@
+/*
+ * libdimfit: the worker's side of dimfit, a sparse-embedding parameter server whose embedding widths
+ * fit themselves to what they earn.
+ *
+ * A handle (struct dimfit) is one client of one cluster. Connect it to the coordinator, pull the rows of
+ * a batch's feasigns, compute, push the gradients back:
+ *
+ *     struct dimfit *c;
+ *     if (dimfit_connect("tcp://127.0.0.1:7700", NULL, &c) != DIMFIT_OK)
+ *         die(dimfit_errmsg(NULL));
+ *     struct dimfit_rows rows = {.slot = 3, .keys = keys, .n = n, .values = v, .width = 16};
+ *     dimfit_pull(c, DIMFIT_FULL, &rows, 1);
+ *     ... rows.values = dL/dv of the mean loss ...
+ *     dimfit_push(c, DIMFIT_FULL, &rows, 1, &(struct dimfit_push){.mode = DIMFIT_TRAIN});
+ *
+ * Two views. DIMFIT_FULL: rows have the model's width for ever, whatever the cluster stores; a search that
+ * narrows the rows goes unnoticed. DIMFIT_COMPACT: rows as stored, for models with a transform of their
+ * own; dimfit_layout() tells widths, bases and means.
+ *
+ * Contracts. A handle belongs to one thread at a time; different handles to different threads. Arrays
+ * passed in are borrowed until the call returns; what a call returns by pointer belongs to the handle
+ * unless said otherwise. Every call ends within the handle's time limit. No call aborts the process.
+ * Results are valid on DIMFIT_OK only; the rows of a failed pull are unspecified. A failed call is
+ * explained by dimfit_errmsg(). A push that was acknowledged is applied exactly once, whatever was retried.
+ *
+ * Keys may repeat within a call: they are pulled once, their gradients are summed, and how often each
+ * occurred is reported to the shards as lookups.
+ */
+#ifndef DIMFIT_H
+#define DIMFIT_H
+
+#ifdef DIMFIT_BUILDING
+#include "proto/dimfit_err.h"
+#else
+#include <dimfit_err.h>
+#endif
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DIMFIT_VERSION_MAJOR 0
+#define DIMFIT_VERSION_MINOR 1
+#define DIMFIT_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define DIMFIT_API __attribute__((visibility("default")))
+#define DIMFIT_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define DIMFIT_API
+#define DIMFIT_MUST_CHECK
+#endif
+
+/* ---- handle ---------------------------------------------------------------------------------- */
+
+struct dimfit;
+
+struct dimfit_options {
+    size_t size;          /* sizeof(struct dimfit_options), so that fields can be added */
+    double timeout;       /* seconds any call may take; 0: 10 */
+    uint64_t client;      /* identity for exactly-once; 0: a random one */
+    uint64_t incarnation; /* of that identity, growing with restarts; 0: the time in ns */
+};
+
+/* Connect and fetch map and layout; waits up to the timeout for the coordinator and all its shards.
+ * endpoint as ZeroMQ writes it (tcp://host:port, ipc://path). options may be NULL. On failure *out is
+ * untouched and dimfit_errmsg(NULL) explains. UNREACHABLE when nobody answers. */
+DIMFIT_API dimfit_err dimfit_connect(const char *endpoint, const struct dimfit_options *options,
+                                     struct dimfit **out) DIMFIT_MUST_CHECK;
+DIMFIT_API void dimfit_close(struct dimfit **c);
+
+/* Detail of the last failed call on this handle: place and next step. NULL: of this thread's last failed
+ * dimfit_connect(). Valid until the next call. */
+DIMFIT_API const char *dimfit_errmsg(const struct dimfit *c);
+DIMFIT_API const char *dimfit_strerror(dimfit_err err); /* general text of an error number */
+DIMFIT_API const char *dimfit_errname(dimfit_err err);  /* "STALE_EPOCH" */
+DIMFIT_API const char *dimfit_version(void);
+
+/* ---- layout ---------------------------------------------------------------------------------- */
+
+struct dimfit_slot {
+    uint32_t id;
+    uint32_t dim, width; /* model width, stored width */
+    int search;          /* 0: never changed by a search */
+    const char *name;
+    const float *basis;  /* M[dim][width], orthonormal columns: v = mean + r M^T */
+    const float *mean;   /* [dim] */
+};
+
+struct dimfit_layout {
+    uint64_t epoch;
+    size_t n_slots;
+    const struct dimfit_slot *slots; /* ascending by id */
+};
+
+/* The layout this handle works with. Borrowed until the next call on the handle that talks to the
+ * cluster; the next one may move to a new epoch. */
+DIMFIT_API const struct dimfit_layout *dimfit_layout(const struct dimfit *c);
+DIMFIT_API const struct dimfit_slot *dimfit_slot(const struct dimfit *c, uint32_t slot);
+
+/* Ask the coordinator for map, layout and phase again. */
+DIMFIT_API dimfit_err dimfit_refresh(struct dimfit *c) DIMFIT_MUST_CHECK;
+
+/* Make slots known to the cluster: those it has must agree in dim (WIDTH otherwise), new ones are added
+ * where its configuration says auto_slots, UNKNOWN_SLOT otherwise. */
+struct dimfit_declare {
+    uint32_t slot;
+    uint32_t dim;          /* 0: the cluster's default */
+    const char *name;      /* NULL: "slot<ID>" */
+    int search;            /* 0: no search, ever */
+    const char *optimizer; /* "sgd", ...; NULL: the cluster's default */
+    double lr;             /* 0: the cluster's default */
+    const char *init;      /* "zero", "uniform", "normal"; NULL: the cluster's default */
+    double init_scale;     /* 0: the cluster's default */
+};
+DIMFIT_API dimfit_err dimfit_declare(struct dimfit *c, const struct dimfit_declare *slots,
+                                     size_t n) DIMFIT_MUST_CHECK;
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+enum dimfit_view { DIMFIT_FULL = 0, DIMFIT_COMPACT = 1 };
+enum dimfit_mode { DIMFIT_TRAIN = 1, DIMFIT_SCORE = 2, DIMFIT_TRAIN_SCORE = 3 };
+
+struct dimfit_rows {
+    uint32_t slot;
+    size_t n;
+    const uint64_t *keys; /* [n] */
+    float *values;        /* [n][width]: filled by a pull; gradients of a push */
+    uint32_t width;       /* the slot's dim (full) or current width (compact); WIDTH otherwise */
+};
+
+/* Pull rows of several slots at once. A feasign never trained reads as its initial value. Compact: all
+ * rows are of the handle's epoch; STALE_EPOCH when the cluster has moved on, the handle's layout is then
+ * the new one already. */
+DIMFIT_API dimfit_err dimfit_pull(struct dimfit *c, enum dimfit_view view,
+                                  const struct dimfit_rows *rows, size_t n) DIMFIT_MUST_CHECK;
+
+struct dimfit_push {
+    enum dimfit_mode mode;
+    uint64_t step;    /* scoring: workers that share a batch give the same; 0: a step of its own */
+    uint64_t samples; /* the gradients are of the mean loss over so many; 0: 1 */
+    uint64_t epoch;   /* compact: of the gradients; 0: of the handle's last compact pull */
+    int no_hold;      /* see FROZEN below */
+};
+
+/* Push gradients dL/dv (full) or dL/dr (compact). TRAIN applies the optimizer, SCORE adds to the search's
+ * scores, TRAIN_SCORE both, scoring with the values before the step. A compact gradient of the epoch
+ * before is mapped to the current one.
+ *
+ * While a search has frozen training, a training push is held and repeated until the freeze ends or
+ * the time limit does (FROZEN then, and what some shards have not taken is dropped). With no_hold it returns FROZEN at once: what some shards have not taken stays
+ * with the handle, the caller may pull and score meanwhile, and dimfit_flush() delivers the rest.
+ *
+ * MAYBE: no answer in time, the push may or may not have been applied on some shards; it is not sent
+ * again. NOT_FINITE, UNKNOWN_SLOT, WIDTH: refused, nothing changed anywhere. */
+DIMFIT_API dimfit_err dimfit_push(struct dimfit *c, enum dimfit_view view,
+                                  const struct dimfit_rows *rows, size_t n,
+                                  const struct dimfit_push *push) DIMFIT_MUST_CHECK;
+DIMFIT_API dimfit_err dimfit_flush(struct dimfit *c) DIMFIT_MUST_CHECK;
+
+/* ---- dense tables ---------------------------------------------------------------------------- */
+
+/* A dense table is a named vector that workers share, with an optimizer of its own, told apart by an
+ * epoch tag: after a layout change the weights start again under the new tag, and the old tag's can
+ * still be read until the next commit. */
+struct dimfit_dense {
+    const char *name;      /* 1..100 bytes */
+    uint64_t tag;
+    const char *optimizer; /* of dimfit_dense_reset(); NULL: "adam" */
+    double lr;             /* 0: 0.001 */
+    size_t n;
+    float *values;         /* [n] */
+};
+
+/* Create the table with these values unless it exists: the first one wins, *created tells who did.
+ * values are not changed. WIDTH when it exists with another n. created may be NULL. */
+DIMFIT_API dimfit_err dimfit_dense_reset(struct dimfit *c, const struct dimfit_dense *table,
+                                         int *created) DIMFIT_MUST_CHECK;
+/* Fill values[n]. NOT_FOUND when there is no such (name, tag). */
+DIMFIT_API dimfit_err dimfit_dense_pull(struct dimfit *c, const struct dimfit_dense *table)
+    DIMFIT_MUST_CHECK;
+/* values[n] is the gradient. FROZEN is held as a row push's, without no_hold. */
+DIMFIT_API dimfit_err dimfit_dense_push(struct dimfit *c, const struct dimfit_dense *table)
+    DIMFIT_MUST_CHECK;
+
+/* ---- working together ------------------------------------------------------------------------ */
+
+/* Wait until n workers have come to the barrier of this name. TIMEOUT when they don't within the
+ * handle's time limit or, if larger, `timeout` seconds. */
+DIMFIT_API dimfit_err dimfit_barrier(struct dimfit *c, const char *name, uint32_t n,
+                                     double timeout) DIMFIT_MUST_CHECK;
+
+struct dimfit_state {
+    const char *phase; /* "idle", "scoring", ... "committed": of the newest reply */
+    int scoring;       /* a search wants scores */
+    int frozen;        /* training is held while it does */
+    uint64_t epoch;
+};
+/* What the newest reply said; talks to nobody. */
+DIMFIT_API struct dimfit_state dimfit_state(const struct dimfit *c);
+
+/* While a search scores in freeze mode: report the step just scored whole (0 at first) with its samples,
+ * get the next. exhausted: this worker has no further sample batches. *next = 0: scoring is over. */
+DIMFIT_API dimfit_err dimfit_score_next(struct dimfit *c, uint64_t done, uint64_t samples,
+                                        int exhausted, uint64_t *next) DIMFIT_MUST_CHECK;
+
+/* An admin request: command and JSON arguments (NULL: none) as dimfitctl sends them, the reply's JSON
+ * to be freed with dimfit_free(). */
+DIMFIT_API dimfit_err dimfit_admin(struct dimfit *c, const char *command, const char *args,
+                                   char **reply) DIMFIT_MUST_CHECK;
+DIMFIT_API void dimfit_free(void *memory);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,550 @@
+"""A client of one cluster."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import numbers
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import _native
+from .errors import NAMES, Error
+from .layout import Layout, Slot, State
+
+_VIEWS = {"full": _native.FULL, "compact": _native.COMPACT}
+_MODES = {"train": _native.TRAIN, "score": _native.SCORE, "train+score": _native.TRAIN_SCORE}
+_DECLARATION = ("dim", "name", "search", "optimizer", "lr", "init", "init_scale")
+
+#: Layouts that a compact pull follows before it gives up: they take seconds to make, a pull none.
+_LAYOUT_CHASES = 8
+
+#: Seconds between two looks at a search, at first and at most.
+_POLL_FIRST, _POLL_MOST = 0.002, 0.1
+
+
+def connect(endpoint: str, keys: Any = None, timeout: float = 10) -> Client:
+    """Connect to the coordinator at `endpoint` (tcp://host:port, ipc://path).
+
+    Waits until coordinator and shards are all there, at most `timeout` seconds; every later call
+    has the same limit. `keys` is for clusters that encrypt, which this version cannot.
+
+    Raises Error: UNREACHABLE when nobody answers, UNSUPPORTED when keys are given, INVALID for an
+    endpoint or timeout that is none.
+    """
+    if keys is not None:
+        raise Error("UNSUPPORTED", "keys: this version does not encrypt; leave them out")
+    return Client(endpoint, timeout)
+
+
+class Client:
+    """A connection, made by connect() and ended by close() or by leaving a `with` block.
+
+    Slots are named by 32-bit ids, feasigns by unsigned 64-bit keys, which any integer array may hold.
+    Keys may repeat within a call: they are pulled once, and their gradients are summed.
+
+    Threads may share a client; they take turns. A thread that is not to wait has a client of its own.
+    """
+
+    def __init__(self, endpoint: str, timeout: float = 10) -> None:
+        self._handle: int | None = None
+        self._lock = threading.RLock()
+        self._lib = _native.library()
+        seconds = _real("timeout", timeout)
+        if not seconds > 0:
+            raise Error("INVALID", f"timeout {timeout} is not a positive number of seconds")
+        options = _native.Options(size=ctypes.sizeof(_native.Options), timeout=seconds)
+        handle = ctypes.c_void_p()
+        number = self._lib.dimfit_connect(
+            _text("endpoint", endpoint), ctypes.byref(options), ctypes.byref(handle)
+        )
+        if number != 0:
+            raise self._error(number)
+        self._handle = handle.value
+
+    # ---- rows ------------------------------------------------------------------------------------
+
+    def pull(self, keys: Mapping[int, Any], view: str = "full") -> dict[int, np.ndarray]:
+        """Rows of several slots at once.
+
+        keys: slot -> integers (n,). A feasign never trained reads as its initial value. A slot that
+        the cluster does not know is added with its defaults where it allows that (auto_slots).
+        view: "full" gives the model's embeddings, float32 (n, dim), whatever the cluster stores;
+        "compact" the rows as stored, float32 (n, width), all of the epoch of layout() then.
+
+        Raises Error: UNKNOWN_SLOT, INVALID for arguments of a wrong kind, TIMEOUT, UNREACHABLE.
+        """
+        number = _choice("view", view, _VIEWS)
+        wanted = {_slot_id(slot): _keys(slot, array) for slot, array in keys.items()}
+        with self._lock:
+            self._make_known(wanted)
+            for _ in range(_LAYOUT_CHASES):
+                out = {
+                    slot: np.empty((array.size, self._width(slot, number)), np.float32)
+                    for slot, array in wanted.items()
+                }
+                rows = _rows((slot, wanted[slot], out[slot]) for slot in wanted)
+                err = self._lib.dimfit_pull(self._open(), number, rows, len(rows))
+                if err == 0:
+                    return out
+                error = self._error(err)
+                if error.code != "STALE_EPOCH":
+                    break
+        raise error
+
+    def push(
+        self,
+        updates: Mapping[int, tuple[Any, Any]],
+        mode: str = "train",
+        step: int | None = None,
+        samples: int = 1,
+        view: str = "full",
+        epoch: int | None = None,
+    ) -> None:
+        """Push gradients of several slots at once.
+
+        updates: slot -> (keys (n,), gradients (n, dim) or, compact, (n, width)): dL/drow of the
+        mean loss over `samples`.
+        mode: "train" applies the optimizer, "score" adds to the scores of a search, "train+score"
+        does both, scoring with the values before the step.
+        step: for scoring; workers that share a batch give the same number (from 1). None: a step of
+        its own.
+        epoch: compact only; that of the layout which the gradients are of, if rows were pulled
+        before the newest one came. None: the newest that this client knows.
+
+        While a search has frozen training, a training push waits until it is over or the time is.
+
+        Raises Error: NOT_FINITE, UNKNOWN_SLOT, INVALID, WIDTH (refused, nothing changed anywhere),
+        FROZEN, MAYBE (no answer in time: the push may or may not have been applied; it is not sent
+        again), UNREACHABLE.
+        """
+        which = _choice("view", view, _VIEWS)
+        options = _native.Push(
+            mode=_choice("mode", mode, _MODES),
+            step=0 if step is None else _count("step", step, 1),
+            samples=_count("samples", samples, 1),
+            epoch=0 if epoch is None else _count("epoch", epoch, 1),
+        )
+        pairs = {_slot_id(slot): _pair(slot, pair) for slot, pair in updates.items()}
+        with self._lock:
+            self._make_known(pairs)
+            arrays = []
+            for slot, (keys, given) in pairs.items():
+                width = given.shape[1] if given.ndim == 2 and epoch is not None else None
+                width = self._width(slot, which) if width is None else width
+                arrays.append((slot, keys, _gradients(slot, given, keys.size, width)))
+            rows = _rows(arrays)
+            self._call("push", which, rows, len(rows), ctypes.byref(options))
+
+    def flush(self) -> None:
+        """Deliver what earlier pushes have left with the client."""
+        self._call("flush")
+
+    # ---- layout ----------------------------------------------------------------------------------
+
+    def layout(self) -> Layout:
+        """The layout this client works with: slot -> Slot, and `.epoch`. Asks nobody; see refresh()."""
+        with self._lock:
+            native = self._lib.dimfit_layout(self._open()).contents
+            slots = (native.slots[i] for i in range(native.n_slots))
+            return Layout(native.epoch, {slot.id: _slot(slot) for slot in slots})
+
+    def state(self) -> State:
+        """What the newest reply said about a search. Asks nobody; see refresh()."""
+        with self._lock:
+            state = self._lib.dimfit_state(self._open())
+            return State(state.phase.decode(), bool(state.scoring), bool(state.frozen), state.epoch)
+
+    def refresh(self) -> None:
+        """Ask the coordinator for cluster map, layout and phase again."""
+        self._call("refresh")
+
+    def declare(self, slots: Mapping[int, Mapping[str, Any]]) -> None:
+        """Make slots known to the cluster.
+
+        slots: slot -> any of dim, name, search (True), optimizer ("sgd", "adagrad",
+        "rowwise_adagrad", "adam"), lr, init ("zero", "uniform", "normal"), init_scale. What is left
+        out is the cluster's default. Slots that the cluster has must agree in dim.
+
+        Raises Error: WIDTH for another dim, UNKNOWN_SLOT where the cluster takes no new slots.
+        """
+        native = (_native.Declare * len(slots))()
+        for out, (slot, settings) in zip(native, slots.items()):
+            _declaration(out, _slot_id(slot), settings)
+        self._call("declare", native, len(native))
+
+    # ---- searches and other administration -------------------------------------------------------
+
+    def scores(self, estimator: str | None = None) -> dict[int, np.ndarray]:
+        """slot -> share of all score that each stored dimension has, float64 (width,), as pushed so
+        far. estimator: "single", "step", "fisher" or "row"; None: the last search's."""
+        reply = self.admin("scores", {"estimator": estimator})
+        return {slot["id"]: np.array(slot["s"], np.float64) for slot in reply["slots"]}
+
+    def search(
+        self, kappa: float, wait: bool = False, timeout: float = 60, **options: Any
+    ) -> dict[str, Any]:
+        """Score the dimensions of all slots, plan which stay, put the plan into force.
+
+        kappa: parameters to keep, as a share of those before; more than 0.
+        options: strategy, estimator, basis ("axis", "rotated"), count ("params", "dims"), rank
+        ("score", "density"), min_dim, mode ("live", "freeze"), samples, plan_only, seed, options
+        ("key=value,..."), scoring_timeout (seconds that scoring waits for more samples).
+        wait: return when that is done, as search_wait(timeout) does, and not at once.
+
+        Returns the status, as search_status(). Raises Error: INVALID naming the option, BUSY while
+        another search runs.
+        """
+        arguments = {"kappa": _real("kappa", kappa), **options}
+        if "scoring_timeout" in arguments:
+            arguments["timeout"] = arguments.pop("scoring_timeout")
+        status = self.admin("search start", arguments)
+        return self.search_wait(timeout) if wait else status
+
+    def search_status(self) -> dict[str, Any]:
+        """Where the search stands: "phase", "samples", "samples_wanted", "error", "seconds", ..."""
+        return self.admin("search status")
+
+    def search_plan(self) -> dict[str, Any]:
+        """What the search changes, by slot. A search that is scoring ends that and plans from what is
+        there. Raises Error: STATE when nothing was scored or there is no search, BUDGET."""
+        return self.admin("search plan")
+
+    def search_apply(self) -> dict[str, Any]:
+        """Put the plan into force on all shards; returns the status at once, see search_wait()."""
+        return self.admin("search apply")
+
+    def search_abort(self) -> dict[str, Any]:
+        """End the search; nothing changes."""
+        return self.admin("search abort")
+
+    def search_wait(self, timeout: float = 60) -> dict[str, Any]:
+        """Wait until the search is committed or, plan_only, planned, and return its status.
+
+        Raises Error: STATE with the reason when it is aborted or there is none, TIMEOUT when it is
+        not done within `timeout` seconds (it goes on).
+        """
+        end = time.monotonic() + _real("timeout", timeout)
+        pause = _POLL_FIRST
+        while True:
+            status = self.search_status()
+            phase = status["phase"]
+            if phase == "aborted":
+                raise Error("STATE", f"the search was aborted: {status['error']}")
+            if phase == "idle":
+                raise Error("STATE", "there is no search to wait for; search() starts one")
+            if phase == "committed":
+                self.refresh()
+                return status
+            if phase == "planned" and status.get("plan_only", True):
+                return status
+            if time.monotonic() > end:
+                raise Error("TIMEOUT", f"the search is still {phase} after {timeout:g} s")
+            time.sleep(pause)
+            pause = min(2 * pause, _POLL_MOST)
+
+    def stats(self) -> dict[str, Any]:
+        """Rows, memory and traffic of the cluster, in all and by shard."""
+        return self.admin("stats")
+
+    def slots(self) -> dict[str, Any]:
+        """Every slot with its dim, width, rows, bytes and optimizer."""
+        return self.admin("slots")
+
+    def status(self) -> dict[str, Any]:
+        """The coordinator, its epoch and phase, and its shards."""
+        return self.admin("status")
+
+    def strategies(self) -> dict[str, Any]:
+        """The strategies that a search can use, and the plugins that were refused and why."""
+        return self.admin("strategies")
+
+    def checkpoint(self, action: str = "save", **arguments: Any) -> dict[str, Any]:
+        """Have the cluster do `checkpoint ACTION`: save, list, verify or load.
+
+        Raises Error: UNSUPPORTED when the server has no such command.
+        """
+        return self.admin(f"checkpoint {action}", arguments)
+
+    def shutdown(self) -> None:
+        """Stop the coordinator and all its shards, in order."""
+        self.admin("shutdown")
+
+    def admin(self, command: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """An admin command as dimfitctl sends it. Arguments that are None are left out."""
+        given = {name: value for name, value in (arguments or {}).items() if value is not None}
+        try:
+            text = json.dumps(given, default=_plain).encode()
+        except (TypeError, ValueError) as error:
+            raise Error("INVALID", f"{command}: {error}") from None
+        reply = ctypes.c_void_p()
+        self._call("admin", _text("command", command), text, ctypes.byref(reply))
+        try:
+            return json.loads(ctypes.string_at(reply.value))
+        finally:
+            self._lib.dimfit_free(reply)
+
+    # ---- dense tables ----------------------------------------------------------------------------
+
+    def dense_reset(
+        self, name: str, values: Any, tag: int = 0, optimizer: str = "adam", lr: float = 0.001
+    ) -> bool:
+        """Create the vector `name` under `tag` with these values, float32 (n,), unless it is there:
+        of several workers the first one wins. True for the one that created it.
+
+        Raises Error: WIDTH when it exists with another n.
+        """
+        created = ctypes.c_int()
+        array = _vector(name, values)
+        table = _dense(name, tag, array)
+        table.optimizer = _text("optimizer", optimizer)
+        table.lr = _real("lr", lr)
+        self._call("dense_reset", ctypes.byref(table), ctypes.byref(created))
+        return bool(created.value)
+
+    def dense_pull(self, name: str, n: int, tag: int = 0) -> np.ndarray:
+        """The vector's values, float32 (n,). Raises Error: NOT_FOUND, WIDTH for another n."""
+        values = np.empty(_count("n", n, 1), np.float32)
+        self._call("dense_pull", ctypes.byref(_dense(name, tag, values)))
+        return values
+
+    def dense_push(self, name: str, grads: Any, tag: int = 0) -> None:
+        """Apply the vector's optimizer to the gradient, float32 (n,). Raises as push()."""
+        array = _vector(name, grads)
+        self._call("dense_push", ctypes.byref(_dense(name, tag, array)))
+
+    # ---- working together ------------------------------------------------------------------------
+
+    def barrier(self, name: str, n: int, timeout: float = 0) -> None:
+        """Wait until n workers have come to the barrier of this name.
+
+        Raises Error: TIMEOUT when they don't within the client's time limit or, if larger,
+        `timeout` seconds.
+        """
+        if _count("n", n, 1) >= 2**32:
+            raise Error("INVALID", f"n {n} is not below 2**32")
+        self._call("barrier", _text("name", name), n, _real("timeout", timeout))
+
+    def score_next(self, done: int = 0, samples: int = 0, exhausted: bool = False) -> int:
+        """While a search scores in freeze mode: report the step just scored whole (0 at first) with
+        its samples, get the next one. exhausted: this worker has no further batches. 0: over."""
+        step = ctypes.c_uint64()
+        self._call(
+            "score_next",
+            _count("done", done, 0),
+            _count("samples", samples, 0),
+            bool(exhausted),
+            ctypes.byref(step),
+        )
+        return step.value
+
+    # ---- life ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Disconnect. Closing twice is fine; every other call fails from then on."""
+        with self._lock:
+            if self._handle is not None:
+                handle = ctypes.c_void_p(self._handle)
+                self._handle = None
+                self._lib.dimfit_close(ctypes.byref(handle))
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Attributes are missing when __init__ failed early.
+        if getattr(self, "_handle", None) is not None:
+            self.close()
+
+    # ---- the C side ------------------------------------------------------------------------------
+
+    def _open(self) -> int:
+        if self._handle is None:
+            raise Error("STATE", "the client is closed; connect() makes a new one")
+        return self._handle
+
+    def _error(self, number: int) -> Error:
+        detail = self._lib.dimfit_errmsg(self._handle)
+        text = detail.decode(errors="replace") if detail else ""
+        if not text:
+            text = self._lib.dimfit_strerror(number).decode()
+        name = NAMES[number] if number < len(NAMES) else self._lib.dimfit_errname(number).decode()
+        return Error(name, text, number)
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        with self._lock:
+            number = getattr(self._lib, "dimfit_" + function)(self._open(), *arguments)
+            if number != 0:
+                raise self._error(number)
+
+    def _find(self, slot: int) -> _native.Slot | None:
+        found = self._lib.dimfit_slot(self._open(), slot)
+        return found.contents if found else None
+
+    def _make_known(self, slots: Mapping[int, Any]) -> None:
+        unknown = {slot: {} for slot in slots if self._find(slot) is None}
+        if unknown:
+            self.declare(unknown)
+
+    def _width(self, slot: int, view: int) -> int:
+        found = self._find(slot)
+        if found is None:
+            raise Error("UNKNOWN_SLOT", f"slot {slot} is not in the cluster's layout")
+        return found.dim if view == _native.FULL else found.width
+
+
+# ---- arguments -----------------------------------------------------------------------------------
+
+
+def _choice(name: str, value: str, choices: Mapping[str, int]) -> int:
+    if isinstance(value, str) and value in choices:
+        return choices[value]
+    raise Error("INVALID", f"{name} {value!r} is none of {', '.join(map(repr, choices))}")
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    raise Error("INVALID", f"{name} {value!r} is not a number")
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if whole and least <= value < 2**64:
+        return int(value)
+    raise Error("INVALID", f"{name} {value!r} is not a whole number from {least}")
+
+
+def _text(name: str, value: Any) -> bytes:
+    if isinstance(value, str) and "\0" not in value:
+        return value.encode()
+    raise Error("INVALID", f"{name} {value!r} is not a text")
+
+
+def _slot_id(slot: Any) -> int:
+    whole = isinstance(slot, numbers.Integral) and not isinstance(slot, bool)
+    if whole and 0 <= slot < 2**32:
+        return int(slot)
+    raise Error("INVALID", f"slot {slot!r} is not a whole number of 0 to 2**32 - 1")
+
+
+def _array(what: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Error("INVALID", f"{what} are no array: {error}") from None
+
+
+def _keys(slot: Any, keys: Any) -> np.ndarray:
+    """As uint64 (n,), without a copy where they are that already."""
+    array = _array(f"slot {slot}: keys", keys)
+    if array.ndim != 1:
+        raise Error("INVALID", f"slot {slot}: keys have shape {array.shape}, not (n,)")
+    if array.size == 0 and not isinstance(keys, np.ndarray):
+        array = array.astype(np.uint64)
+    if array.dtype.kind not in "iu":
+        raise Error("INVALID", f"slot {slot}: keys are {array.dtype}, not integers of 0 to 2**64 - 1")
+    if array.dtype.kind == "i" and array.size > 0 and array.min() < 0:
+        raise Error("INVALID", f"slot {slot}: key {array.min()} is negative")
+    return np.require(array, np.uint64, ["C", "A"])
+
+
+def _pair(slot: Any, pair: Any) -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise Error("INVALID", f"slot {slot}: an update is a pair (keys, gradients)")
+    return _keys(slot, pair[0]), _array(f"slot {slot}: gradients", pair[1])
+
+
+def _floats(what: str, array: np.ndarray) -> np.ndarray:
+    """As float32 in C order, without a copy where it is that already. What is too large for a
+    float32 becomes infinite, which the library refuses with its place."""
+    if array.dtype.kind != "f":
+        raise Error("INVALID", f"{what} are {array.dtype}, not floating-point numbers")
+    with np.errstate(over="ignore"):
+        return np.require(array, np.float32, ["C", "A"])
+
+
+def _gradients(slot: int, array: np.ndarray, n: int, width: int) -> np.ndarray:
+    if array.shape != (n, width):
+        raise Error(
+            "INVALID", f"slot {slot}: gradients have shape {array.shape}, not ({n}, {width})"
+        )
+    return _floats(f"slot {slot}: gradients", array)
+
+
+def _vector(name: str, values: Any) -> np.ndarray:
+    array = _array(f"table {name}: values", values)
+    if array.ndim != 1 or array.size == 0:
+        raise Error("INVALID", f"table {name}: values have shape {array.shape}, not (n,)")
+    return _floats(f"table {name}: values", array)
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers as JSON knows them."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} is not a number, a text or a truth value")
+
+
+# ---- structs -------------------------------------------------------------------------------------
+
+
+def _rows(arrays: Any) -> ctypes.Array:
+    """Borrows the arrays: they must outlive it."""
+    arrays = list(arrays)
+    rows = (_native.Rows * len(arrays))()
+    for out, (slot, keys, values) in zip(rows, arrays):
+        out.slot, out.n, out.width = slot, keys.size, values.shape[1]
+        out.keys, out.values = keys.ctypes.data, values.ctypes.data
+    return rows
+
+
+def _slot(native: _native.Slot) -> Slot:
+    def copy(pointer: Any, *shape: int) -> np.ndarray:
+        count = math.prod(shape)
+        array = np.array(pointer[:count], np.float32).reshape(shape)
+        array.flags.writeable = False
+        return array
+
+    return Slot(
+        id=native.id,
+        dim=native.dim,
+        width=native.width,
+        basis=copy(native.basis, native.dim, native.width),
+        mean=copy(native.mean, native.dim),
+        name=native.name.decode(),
+        search=bool(native.search),
+    )
+
+
+def _declaration(out: _native.Declare, slot: int, settings: Mapping[str, Any]) -> None:
+    for name in settings:
+        if name not in _DECLARATION:
+            raise Error("INVALID", f"slot {slot}: {name!r} is none of {', '.join(_DECLARATION)}")
+    given = {name: value for name, value in settings.items() if value is not None}
+    out.slot = slot
+    out.dim = _count(f"slot {slot}: dim", given.get("dim", 0), 0)
+    out.search = bool(given.get("search", True))
+    for name in ("name", "optimizer", "init"):
+        if name in given:
+            setattr(out, name, _text(f"slot {slot}: {name}", given[name]))
+    for name in ("lr", "init_scale"):
+        setattr(out, name, _real(f"slot {slot}: {name}", given.get(name, 0)))
+
+
+def _dense(name: str, tag: int, values: np.ndarray) -> _native.Dense:
+    """Borrows the values: they must outlive it."""
+    return _native.Dense(
+        name=_text("name", name),
+        tag=_count("tag", tag, 0),
+        n=values.size,
+        values=values.ctypes.data,
+    )

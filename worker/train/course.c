@@ -1,0 +1,119 @@
+#include "worker/train/course.h"
+#include "worker/train/mem.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum { SEED_SHUFFLE = 100 };
+
+/* What one training keeps from epoch to epoch. */
+struct state {
+    const char *what;
+    unsigned epoch, epochs;
+    uint32_t *order;  /* [train rows] shuffled */
+    size_t n_batches; /* an epoch, of all workers */
+    double loss;      /* sum over this worker's batches since the last evaluation */
+    size_t trained;   /* this worker's samples */
+    size_t batches;
+    double seconds; /* in training batches */
+    double best;    /* validation log loss */
+    unsigned stale; /* evaluations since */
+    struct figures valid;
+};
+
+static dimfit_err train_span(struct course *c, struct state *st, size_t from, size_t to,
+                             struct err_detail *detail) {
+    const struct learner_spec *const spec = &c->options->learner;
+    const size_t n = c->data->n_part[DATASET_TRAIN];
+    const double begin = progress_now(), before = st->seconds;
+    for (size_t b = from; b < to; b++) {
+        if (b % spec->workers != spec->rank)
+            continue;
+        const size_t at = b * spec->batch, m = n - at < spec->batch ? n - at : spec->batch;
+        double loss = 0;
+        const dimfit_err err = learner_train(c->learner, st->order + at, m, &loss, detail);
+        if (err != DIMFIT_OK)
+            return err;
+        st->loss += loss;
+        st->batches++;
+        st->trained += m;
+        st->seconds = before + progress_now() - begin;
+        const double rate = (double)st->trained * spec->workers / st->seconds;
+        progress_step(c->progress, st->what, st->epoch + 1, (double)b / (double)st->n_batches, rate,
+                      st->loss / (double)st->batches, (double)(n - at) / rate);
+    }
+    return DIMFIT_OK;
+}
+
+/* All workers' gradients are in; rank 0 looks at the validation part. *stop is the same for all. */
+static dimfit_err evaluate(struct course *c, struct state *st, double share, bool *stop,
+                           struct err_detail *detail) {
+    const struct learner_spec *const spec = &c->options->learner;
+    const unsigned patience = c->options->patience;
+    const double loss = st->batches > 0 ? st->loss / (double)st->batches : NAN;
+    double verdict = 0;
+    dimfit_err err = learner_barrier(c->learner, detail);
+    if (err == DIMFIT_OK && spec->rank == 0) {
+        err = learner_evaluate(c->learner, c->data->part[DATASET_VALID],
+                               c->data->n_part[DATASET_VALID], &st->valid, detail);
+        if (err != DIMFIT_OK)
+            return err;
+        const bool gain = st->valid.logloss < st->best;
+        if (gain)
+            st->best = st->valid.logloss;
+        st->stale = gain || isnan(st->valid.logloss) ? 0 : st->stale + 1;
+        verdict = patience > 0 && st->stale >= patience;
+        progress_say(c->progress,
+                     "%s: epoch %.2f  logloss %.5f  validation logloss %.5f auc %.5f%s", st->what,
+                     st->epoch + share, loss, st->valid.logloss, st->valid.auc,
+                     verdict != 0 ? "  (stopping)" : "");
+    }
+    if (err == DIMFIT_OK)
+        err = learner_share(c->learner, &verdict, detail);
+    *stop = verdict != 0;
+    st->loss = 0;
+    st->batches = 0;
+    return err;
+}
+
+static dimfit_err train_epoch(struct course *c, struct state *st, double *share, bool *stop,
+                              struct err_detail *detail) {
+    const size_t spans = c->options->evaluations < st->n_batches ? c->options->evaluations
+                                                                 : st->n_batches;
+    struct rng rng = rng_of(c->options->learner.seed, SEED_SHUFFLE + c->shuffles++);
+    rng_shuffle(&rng, st->order, c->data->n_part[DATASET_TRAIN]);
+    dimfit_err err = DIMFIT_OK;
+    for (size_t i = 0; i < spans && err == DIMFIT_OK && !*stop; i++) {
+        *share = (double)(i + 1) / (double)spans;
+        err = train_span(c, st, st->n_batches * i / spans, st->n_batches * (i + 1) / spans, detail);
+        if (err == DIMFIT_OK)
+            err = evaluate(c, st, *share, stop, detail);
+    }
+    return err;
+}
+
+dimfit_err course_run(struct course *c, const char *what, unsigned epochs,
+                      struct course_result *out, struct err_detail *detail) {
+    const struct learner_spec *const spec = &c->options->learner;
+    const size_t n = c->data->n_part[DATASET_TRAIN];
+    struct state st = {.what = what, .epochs = epochs, .best = INFINITY};
+    const double begin = progress_now();
+    double share = 0;
+    bool stop = false;
+    st.n_batches = (n + spec->batch - 1) / spec->batch;
+    st.order = mem_alloc(n, sizeof *st.order);
+    memcpy(st.order, c->data->part[DATASET_TRAIN], n * sizeof *st.order);
+    /* Where it starts from is what has to be beaten. */
+    dimfit_err err = evaluate(c, &st, 0, &stop, detail);
+    for (; err == DIMFIT_OK && st.epoch < epochs && !stop; st.epoch++)
+        err = train_epoch(c, &st, &share, &stop, detail);
+    if (err == DIMFIT_OK)
+        *out = (struct course_result){
+            .epochs = st.epoch > 0 ? st.epoch - 1 + share : 0,
+            .seconds = progress_now() - begin,
+            .samples_per_second = st.seconds > 0 ? (double)st.trained * spec->workers / st.seconds
+                                                 : 0,
+            .valid = st.valid};
+    free(st.order);
+    return err;
+}

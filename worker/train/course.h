@@ -1,0 +1,36 @@
+/*
+ * The course of a training: epochs over the shuffled training part, the validation part evaluated
+ * several times in each, and the decision to stop.
+ *
+ * Click models overfit wide slots within an epoch or two, and rows live on the cluster, where a
+ * better past can't be brought back. So the log loss of the validation part is looked at several
+ * times an epoch, and training stops at the `patience`-th time in a row without a gain: the model
+ * is then at most that share of an epoch past its best. With several workers each takes every N-th
+ * batch, rank 0 evaluates and decides for all.
+ */
+#ifndef TRAIN_COURSE_H
+#define TRAIN_COURSE_H
+
+#include "worker/train/options.h"
+#include "worker/train/progress.h"
+
+struct course {
+    struct learner *learner; /* borrowed, as the rest */
+    const struct dataset *data;
+    const struct train_options *options;
+    struct progress *progress;
+    uint64_t shuffles; /* epochs begun, through all trainings */
+};
+
+struct course_result {
+    double epochs; /* passes made; a fraction when stopped within one */
+    double seconds;
+    double samples_per_second; /* of all workers, validation left out */
+    struct figures valid;      /* of the model as it is at the end */
+};
+
+/* Train for at most so many epochs. what: the name of it in progress lines. */
+dimfit_err course_run(struct course *course, const char *what, unsigned epochs,
+                      struct course_result *out, struct err_detail *detail) MUST_CHECK;
+
+#endif

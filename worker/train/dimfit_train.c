@@ -1,0 +1,138 @@
+/* dimfit-train: train a click model on a cluster, and let it fit its widths. */
+#include "worker/train/report.h"
+#include "worker/train/workers.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <sys/random.h>
+
+struct job {
+    struct train_options options;
+    struct dataset *data;
+};
+
+static dimfit_err test(struct course *c, const char *what, struct figures *out,
+                       struct err_detail *detail) {
+    if (c->options->learner.rank != 0)
+        return DIMFIT_OK;
+    const dimfit_err err = learner_evaluate(c->learner, c->data->part[DATASET_TEST],
+                                            c->data->n_part[DATASET_TEST], out, detail);
+    if (err == DIMFIT_OK && !isnan(out->logloss))
+        progress_say(c->progress, "%s: test logloss %.5f auc %.5f", what, out->logloss, out->auc);
+    return err;
+}
+
+static dimfit_err ask(struct course *c, struct report_cluster *out, struct err_detail *detail) {
+    return c->options->learner.rank == 0 ? report_ask(c->learner, out, detail) : DIMFIT_OK;
+}
+
+static void say_widths(struct course *c, const struct search_result *search) {
+    const json_t *const plan = search->plan;
+    if (plan == NULL)
+        return;
+    progress_say(c->progress,
+                 "search: kept %" JSON_INTEGER_FORMAT " of %" JSON_INTEGER_FORMAT " parameters",
+                 json_integer_value(json_object_get(plan, "params_after")),
+                 json_integer_value(json_object_get(plan, "params_before")));
+}
+
+static dimfit_err search_and_retrain(struct course *c, struct report *r,
+                                     struct err_detail *detail) {
+    const struct train_options *const o = c->options;
+    dimfit_err err = search_run(c->learner, o, &r->search, detail);
+    if (err == DIMFIT_OK) {
+        say_widths(c, &r->search);
+        err = test(c, "applied", &r->applied, detail);
+    }
+    if (err == DIMFIT_OK)
+        err = ask(c, &r->after, detail);
+    if (err == DIMFIT_OK)
+        err = learner_restart(c->learner, o->retrain, detail);
+    if (err != DIMFIT_OK || !o->retrain)
+        return err;
+    err = course_run(c, "retrain", o->retrain_epochs, &r->retrained, detail);
+    if (err == DIMFIT_OK)
+        err = test(c, "searched", &r->searched, detail);
+    return err;
+}
+
+static dimfit_err train(struct course *c, struct report *r, struct err_detail *detail) {
+    const struct train_options *const o = c->options;
+    dimfit_err err = course_run(c, "train", o->epochs, &r->trained, detail);
+    if (err == DIMFIT_OK)
+        err = test(c, "full", &r->full, detail);
+    if (err == DIMFIT_OK)
+        err = ask(c, &r->before, detail);
+    if (err == DIMFIT_OK && o->search.kappa > 0)
+        err = search_and_retrain(c, r, detail);
+    r->epoch = learner_epoch(c->learner);
+    if (err == DIMFIT_OK && o->report != NULL && o->learner.rank == 0)
+        err = report_write(r, o->report, detail);
+    return err;
+}
+
+static int exit_status(dimfit_err err) {
+    enum { DONE = 0, FAILED = 1, UNREACHABLE = 3 };
+    if (err == DIMFIT_OK)
+        return DONE;
+    return err == DIMFIT_ERR_UNREACHABLE ? UNREACHABLE : FAILED;
+}
+
+static int work(void *arg, uint32_t rank) {
+    const struct job *const job = arg;
+    struct train_options options = job->options;
+    options.learner.rank = rank;
+    struct progress progress;
+    struct report report;
+    struct err_detail detail = {""};
+    struct learner *learner = NULL;
+    progress_init(&progress, options.quiet || rank != 0);
+    report_init(&report, &options, job->data);
+    dimfit_err err = learner_open(&options.learner, job->data, &learner, &detail);
+    if (err == DIMFIT_OK) {
+        struct course course = {
+            .learner = learner, .data = job->data, .options = &options, .progress = &progress};
+        err = train(&course, &report, &detail);
+    }
+    progress_end(&progress);
+    if (err != DIMFIT_OK)
+        fprintf(stderr, "dimfit-train: %s (%s)\n", detail.text, err_name(err));
+    learner_close(&learner);
+    report_fini(&report);
+    return exit_status(err);
+}
+
+static void say_data(const struct job *job) {
+    const struct dataset *const d = job->data;
+    if (d->skipped > 0)
+        fprintf(stderr, "dimfit-train: %" PRIu64 " malformed lines skipped, the first: %s\n",
+                d->skipped, d->skipped_first);
+    if (!job->options.quiet)
+        printf(
+            "data: %zu slots (%zu numeric), %zu samples: %zu training, %zu validation, %zu test\n",
+            d->n_slots, d->numeric, d->rows, d->n_part[DATASET_TRAIN], d->n_part[DATASET_VALID],
+            d->n_part[DATASET_TEST]);
+}
+
+int main(int argc, char **argv) {
+    struct job job = {0};
+    struct err_detail detail = {""};
+    options_parse(argc, argv, &job.options);
+    /* One BLAS thread a worker: workers are what uses more cores, and sums keep their order. */
+    openblas_set_num_threads(1);
+    int status = 1;
+    const dimfit_err err = dataset_load(&job.options.dataset, &job.data, &detail);
+    if (err != DIMFIT_OK) {
+        fprintf(stderr, "dimfit-train: %s\n", detail.text);
+    } else if (getrandom(&job.options.learner.run, sizeof job.options.learner.run, 0) !=
+               (ssize_t)sizeof job.options.learner.run) {
+        fprintf(stderr, "dimfit-train: no random numbers from the system\n");
+    } else {
+        say_data(&job);
+        status = workers_run(job.options.learner.workers, work, &job);
+    }
+    dataset_destroy(&job.data);
+    options_fini(&job.options);
+    return status;
+}

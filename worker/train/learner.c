@@ -1,0 +1,542 @@
+#include "worker/train/learner.h"
+#include "worker/train/carry.h"
+#include "worker/train/mem.h"
+#include "worker/train/metrics.h"
+#include "worker/train/weights.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum {
+    EVALUATE_BATCH = 4096,
+    LAYOUT_CHASES = 16,     /* layout changes met by one batch before it is given up */
+    BARRIER_SECONDS = 3600, /* a dead worker ends the job long before */
+    THAW_SECONDS = 900,
+    THAW_POLL_MS = 50,
+};
+
+/* Purposes of the seed. */
+enum { SEED_FIRST = 1, SEED_REST, SEED_SCORE_ORDER };
+
+/* One batch on its way through the model. */
+struct pass {
+    struct batch batch;
+    real *x, *dx; /* [max_batch][input width] */
+    real *count;  /* [max_batch][n_slots]; NULL: not needed */
+    real *linear, *dlogit;
+    real *dweights[MODEL_GROUPS];
+};
+
+struct learner {
+    struct learner_spec spec;
+    const struct dataset *data;
+    struct dimfit *cluster;
+    size_t max_batch;
+
+    uint64_t epoch;            /* of the layout the model computes in */
+    uint32_t *widths;          /* [n_slots] of the rows pulled */
+    struct carry_slot *layout; /* [n_slots]; compact only */
+    struct model *model;
+    struct weights weights;
+    struct pass train, score; /* apart: a held training batch outlives a scoring phase */
+    uint32_t *score_order;    /* the validation part, shuffled */
+    uint64_t meetings;        /* barriers so far */
+};
+
+static dimfit_err fail(const struct learner *l, dimfit_err err, const char *what,
+                       struct err_detail *detail) {
+    return err_set(detail, err, "%s: %s", what, dimfit_errmsg(l->cluster));
+}
+
+static bool compact(const struct learner *l) {
+    return l->spec.view == DIMFIT_COMPACT;
+}
+
+/* ---- the layout the model computes in -------------------------------------------------------- */
+
+/* What depends on the stored widths; the other dense gradients outlive a layout change. */
+static void pass_fit(struct pass *pass, const struct learner *l) {
+    const size_t input = model_input_width(l->model);
+    pass->x = mem_resize(pass->x, l->max_batch * input, sizeof(real));
+    pass->dx = mem_resize(pass->dx, l->max_batch * input, sizeof(real));
+    pass->dweights[MODEL_PROJ] = mem_resize(pass->dweights[MODEL_PROJ],
+                                            model_group_size(l->model, MODEL_PROJ), sizeof(real));
+}
+
+static void pass_init(struct pass *pass, const struct learner *l) {
+    batch_init(&pass->batch, l->data);
+    if (compact(l) && l->data->slot != NULL)
+        pass->count = mem_alloc(l->max_batch * l->data->n_slots, sizeof(real));
+    pass->linear = mem_alloc(l->max_batch, sizeof(real));
+    pass->dlogit = mem_alloc(l->max_batch, sizeof(real));
+    for (enum model_group g = 0; g < MODEL_PROJ; g++)
+        pass->dweights[g] = mem_alloc(model_group_size(l->model, g), sizeof(real));
+    pass_fit(pass, l);
+}
+
+static void pass_fini(struct pass *pass) {
+    batch_fini(&pass->batch);
+    free(pass->x);
+    free(pass->dx);
+    free(pass->count);
+    free(pass->linear);
+    free(pass->dlogit);
+    for (enum model_group g = 0; g < MODEL_GROUPS; g++)
+        free(pass->dweights[g]);
+    *pass = (struct pass){0};
+}
+
+static dimfit_err read_layout(struct learner *l, struct carry_slot *layout,
+                              struct err_detail *detail) {
+    for (size_t s = 0; s < l->data->n_slots; s++) {
+        const struct dimfit_slot *const slot = dimfit_slot(l->cluster, l->data->slots[s].id);
+        if (slot == NULL || slot->dim != l->spec.shape.dim)
+            return err_set(detail, DIMFIT_ERR_UNKNOWN_SLOT,
+                           "slot %" PRIu32 " (%s) is not in the cluster's layout at dim %zu",
+                           l->data->slots[s].id, l->data->slots[s].name, l->spec.shape.dim);
+        l->widths[s] = compact(l) ? slot->width : slot->dim;
+        if (layout != NULL)
+            carry_slot_set(&layout[s], slot);
+    }
+    l->epoch = dimfit_layout(l->cluster)->epoch;
+    return DIMFIT_OK;
+}
+
+static void build(struct learner *l) {
+    struct model_shape shape = l->spec.shape;
+    shape.n_slots = l->data->n_slots;
+    shape.widths = compact(l) ? l->widths : NULL;
+    l->model = model_new(&shape, l->max_batch);
+}
+
+static void free_layout(struct learner *l) {
+    for (size_t s = 0; l->layout != NULL && s < l->data->n_slots; s++)
+        carry_slot_fini(&l->layout[s]);
+    free(l->layout);
+    l->layout = NULL;
+}
+
+static void start_transforms(struct learner *l) {
+    const size_t D = l->spec.shape.dim, input = model_input_width(l->model);
+    real *const proj = l->weights.values[MODEL_PROJ];
+    for (size_t s = 0; s < l->data->n_slots; s++)
+        carry_start(&l->layout[s], proj + model_slot_offset(l->model, s) * D,
+                    proj + (input + s) * D);
+}
+
+/* Move to the widths of a new layout with everything the old model had learnt. */
+static dimfit_err adopt_compact(struct learner *l, struct err_detail *detail) {
+    const size_t S = l->data->n_slots, D = l->spec.shape.dim;
+    struct model *old_model = l->model;
+    struct weights old = l->weights;
+    struct carry_slot *const old_layout = l->layout;
+    struct carry_slot *const layout = mem_alloc(S, sizeof *layout);
+    l->layout = layout;
+    const dimfit_err err = read_layout(l, layout, detail);
+    if (err == DIMFIT_OK) {
+        build(l);
+        pass_fit(&l->train, l);
+        pass_fit(&l->score, l);
+        weights_init(&l->weights, l->model, l->spec.dense_lr);
+        for (enum model_group g = 0; g < MODEL_PROJ; g++)
+            memcpy(l->weights.values[g], old.values[g], old.n[g] * sizeof(real));
+        const real *const from = old.values[MODEL_PROJ];
+        real *const to = l->weights.values[MODEL_PROJ];
+        const size_t old_input = model_input_width(old_model), input = model_input_width(l->model);
+        for (size_t s = 0; s < S; s++)
+            carry_over(&old_layout[s], &layout[s], from + model_slot_offset(old_model, s) * D,
+                       from + (old_input + s) * D, to + model_slot_offset(l->model, s) * D,
+                       to + (input + s) * D);
+        weights_fini(&old);
+        model_destroy(&old_model);
+    }
+    for (size_t s = 0; s < S; s++)
+        carry_slot_fini(&old_layout[s]);
+    free(old_layout);
+    return err;
+}
+
+dimfit_err learner_adopt(struct learner *l, struct err_detail *detail) {
+    dimfit_err err = DIMFIT_OK;
+    if (dimfit_state(l->cluster).epoch != dimfit_layout(l->cluster)->epoch)
+        err = dimfit_refresh(l->cluster);
+    if (err != DIMFIT_OK)
+        return fail(l, err, "fetching the new layout", detail);
+    if (dimfit_layout(l->cluster)->epoch == l->epoch)
+        return DIMFIT_OK;
+    /* The last tag's tables are read for the last time; gone two commits later, when this worker's
+     * own copy is the newest there is. */
+    if (l->weights.shared) {
+        err = weights_pull(&l->weights, l->cluster);
+        if (err != DIMFIT_OK && err != DIMFIT_ERR_NOT_FOUND)
+            return fail(l, err, "dense weights", detail);
+    }
+    l->weights.shared = false;
+    return compact(l) ? adopt_compact(l, detail) : read_layout(l, NULL, detail);
+}
+
+dimfit_err learner_restart(struct learner *l, bool cold, struct err_detail *detail) {
+    if (l->weights.shared)
+        return DIMFIT_OK;
+    if (cold && !compact(l) && l->weights.n[MODEL_FIRST] > 0) {
+        struct rng rng = rng_of(l->spec.seed, SEED_FIRST);
+        model_init_group(l->model, MODEL_FIRST, &rng, l->weights.values[MODEL_FIRST]);
+    }
+    const dimfit_err err = weights_create(&l->weights, l->cluster, l->epoch);
+    return err == DIMFIT_OK ? err : fail(l, err, "dense weights", detail);
+}
+
+static dimfit_err follow(struct learner *l, struct err_detail *detail) {
+    if (dimfit_state(l->cluster).epoch == l->epoch && dimfit_layout(l->cluster)->epoch == l->epoch)
+        return DIMFIT_OK;
+    const dimfit_err err = learner_adopt(l, detail);
+    return err == DIMFIT_OK ? learner_restart(l, false, detail) : err;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+static dimfit_err declare_slots(struct learner *l, struct err_detail *detail) {
+    const size_t S = l->data->n_slots;
+    struct dimfit_declare *const slots = mem_alloc(S + 1, sizeof *slots);
+    for (size_t s = 0; s < S; s++)
+        slots[s] = (struct dimfit_declare){.slot = l->data->slots[s].id,
+                                           .dim = (uint32_t)l->spec.shape.dim,
+                                           .name = l->data->slots[s].name,
+                                           .search = 1,
+                                           .lr = l->spec.lr};
+    slots[S] = (struct dimfit_declare){
+        .slot = SAMPLE_SLOT_LINEAR, .dim = 1, .name = "linear", .lr = l->spec.lr, .init = "zero"};
+    const dimfit_err err = dimfit_declare(l->cluster, slots, S + 1);
+    free(slots);
+    return err == DIMFIT_OK ? err : fail(l, err, "declaring slots", detail);
+}
+
+/* The log odds of the training part, so that the first steps need not find them. */
+static double base_rate_logit(const struct dataset *data) {
+    double positives = 0.5;
+    const double n = (double)data->n_part[DATASET_TRAIN] + 1;
+    for (size_t i = 0; i < data->n_part[DATASET_TRAIN]; i++)
+        positives += (double)data->labels[data->part[DATASET_TRAIN][i]];
+    return log(positives / (n - positives));
+}
+
+static dimfit_err start_weights(struct learner *l, struct err_detail *detail) {
+    weights_init(&l->weights, l->model, l->spec.dense_lr);
+    l->weights.values[MODEL_BIAS][0] = (real)base_rate_logit(l->data);
+    if (l->weights.n[MODEL_FIRST] > 0) {
+        struct rng first = rng_of(l->spec.seed, SEED_FIRST), rest = rng_of(l->spec.seed, SEED_REST);
+        model_init_group(l->model, MODEL_FIRST, &first, l->weights.values[MODEL_FIRST]);
+        model_init_group(l->model, MODEL_REST, &rest, l->weights.values[MODEL_REST]);
+    }
+    if (compact(l))
+        start_transforms(l);
+    const dimfit_err err = weights_create(&l->weights, l->cluster, l->epoch);
+    return err == DIMFIT_OK ? err : fail(l, err, "dense weights", detail);
+}
+
+static void shuffle_scoring(struct learner *l) {
+    const size_t n = l->data->n_part[DATASET_VALID];
+    struct rng rng = rng_of(l->spec.seed, SEED_SCORE_ORDER);
+    l->score_order = mem_alloc(n, sizeof *l->score_order);
+    memcpy(l->score_order, l->data->part[DATASET_VALID], n * sizeof *l->score_order);
+    rng_shuffle(&rng, l->score_order, n);
+}
+
+dimfit_err learner_open(const struct learner_spec *spec, const struct dataset *data,
+                        struct learner **out, struct err_detail *detail) {
+    const struct dimfit_options options = {.size = sizeof options, .timeout = spec->timeout};
+    struct learner *l = mem_alloc(1, sizeof *l);
+    l->spec = *spec;
+    l->data = data;
+    l->max_batch = EVALUATE_BATCH;
+    if (spec->batch > l->max_batch)
+        l->max_batch = spec->batch;
+    if (spec->score_batch > l->max_batch)
+        l->max_batch = spec->score_batch;
+    l->widths = mem_alloc(data->n_slots, sizeof *l->widths);
+    shuffle_scoring(l);
+    dimfit_err err = dimfit_connect(spec->endpoint, &options, &l->cluster);
+    if (err != DIMFIT_OK)
+        fail(l, err, spec->endpoint, detail);
+    if (err == DIMFIT_OK)
+        err = declare_slots(l, detail);
+    if (err == DIMFIT_OK) {
+        if (compact(l))
+            l->layout = mem_alloc(data->n_slots, sizeof *l->layout);
+        err = read_layout(l, l->layout, detail);
+    }
+    if (err == DIMFIT_OK) {
+        build(l);
+        pass_init(&l->train, l);
+        pass_init(&l->score, l);
+        err = start_weights(l, detail);
+    }
+    if (err == DIMFIT_OK)
+        *out = l;
+    else
+        learner_close(&l);
+    return err;
+}
+
+void learner_close(struct learner **lp) {
+    struct learner *const l = *lp;
+    if (l == NULL)
+        return;
+    if (l->cluster != NULL)
+        dimfit_close(&l->cluster);
+    if (l->model != NULL) {
+        pass_fini(&l->train);
+        pass_fini(&l->score);
+    }
+    model_destroy(&l->model);
+    weights_fini(&l->weights);
+    free_layout(l);
+    free(l->widths);
+    free(l->score_order);
+    free(l);
+    *lp = NULL;
+}
+
+struct dimfit *learner_cluster(struct learner *l) {
+    return l->cluster;
+}
+
+uint64_t learner_epoch(const struct learner *l) {
+    return l->epoch;
+}
+
+/* ---- one batch ------------------------------------------------------------------------------- */
+
+static struct model_batch model_batch(const struct pass *pass) {
+    return (struct model_batch){.n = pass->batch.n,
+                                .x = pass->x,
+                                .count = pass->count,
+                                .linear = pass->linear,
+                                .label = pass->batch.labels};
+}
+
+/* Pull a batch's rows, in whatever layout is in force by then, and run the model forward. */
+static dimfit_err forward(struct learner *l, struct pass *pass, const uint32_t *samples, size_t n,
+                          bool pull_weights, const real **logits, struct err_detail *detail) {
+    dimfit_err err = DIMFIT_OK;
+    for (int chase = 0; chase < LAYOUT_CHASES; chase++) {
+        if (pull_weights && l->weights.shared) {
+            err = follow(l, detail);
+            if (err == DIMFIT_OK && (err = weights_pull(&l->weights, l->cluster)) != DIMFIT_OK)
+                fail(l, err, "dense weights", detail);
+            if (err != DIMFIT_OK)
+                return err;
+        }
+        batch_fill(&pass->batch, samples, n, l->widths);
+        err = dimfit_pull(l->cluster, l->spec.view, pass->batch.rows, pass->batch.n_rows);
+        if (err == DIMFIT_OK) {
+            batch_pool(&pass->batch, pass->x, pass->count, pass->linear);
+            const struct model_batch batch = model_batch(pass);
+            *logits = model_forward(l->model, &batch, l->weights.values);
+            return DIMFIT_OK;
+        }
+        fail(l, err, "pulling rows", detail);
+        if (err != DIMFIT_ERR_STALE_EPOCH)
+            return err;
+        const bool shared = l->weights.shared;
+        err = learner_adopt(l, detail);
+        if (err == DIMFIT_OK && shared)
+            err = learner_restart(l, false, detail);
+        if (err != DIMFIT_OK)
+            return err;
+    }
+    return err_set(detail, DIMFIT_ERR_STALE_EPOCH, "the layout changed %d times under one batch",
+                   LAYOUT_CHASES);
+}
+
+static void backward(struct learner *l, struct pass *pass) {
+    const struct model_batch batch = model_batch(pass);
+    model_backward(l->model, &batch, l->weights.values, pass->dweights, pass->dx, pass->dlogit);
+    batch_unpool(&pass->batch, pass->dx, pass->dlogit);
+}
+
+static double mean_logloss(const real *logits, const float *labels, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += metrics_logloss_one((double)logits[i], (double)labels[i]);
+    return sum / (double)n;
+}
+
+/* Wait out a freeze, scoring meanwhile. */
+static dimfit_err sit_out_freeze(struct learner *l, struct err_detail *detail) {
+    const struct timespec poll = {.tv_nsec = THAW_POLL_MS * 1000000L};
+    dimfit_err err = learner_score(l, detail);
+    for (int i = 0; err == DIMFIT_OK && dimfit_state(l->cluster).frozen; i++) {
+        if (i > THAW_SECONDS * 1000 / THAW_POLL_MS)
+            return err_set(detail, DIMFIT_ERR_TIMEOUT,
+                           "the search has held training for %d seconds", THAW_SECONDS);
+        nanosleep(&poll, NULL);
+        if ((err = dimfit_refresh(l->cluster)) != DIMFIT_OK)
+            fail(l, err, "waiting for the search", detail);
+    }
+    return err;
+}
+
+static dimfit_err push_rows(struct learner *l, struct pass *pass, struct err_detail *detail) {
+    const struct dimfit_state state = dimfit_state(l->cluster);
+    const struct dimfit_push push = {
+        .mode = state.scoring && !state.frozen ? DIMFIT_TRAIN_SCORE : DIMFIT_TRAIN,
+        .samples = pass->batch.n,
+        .epoch = compact(l) ? l->epoch : 0,
+        .no_hold = 1,
+    };
+    dimfit_err err = dimfit_push(l->cluster, l->spec.view, pass->batch.rows, pass->batch.n_rows,
+                                 &push);
+    while (err == DIMFIT_ERR_FROZEN) {
+        err = sit_out_freeze(l, detail);
+        if (err != DIMFIT_OK)
+            return err;
+        err = dimfit_flush(l->cluster);
+    }
+    return err == DIMFIT_OK ? err : fail(l, err, "pushing gradients", detail);
+}
+
+/* A layout may have come into force since the batch was pulled: the dense gradients then go to the
+ * new tables, but for the transforms', which have other shapes now. */
+static dimfit_err push_weights(struct learner *l, uint64_t epoch, struct err_detail *detail) {
+    real *const *const dweights = l->train.dweights;
+    for (enum model_group g = 0; g < MODEL_GROUPS; g++) {
+        if (g == MODEL_PROJ && l->epoch != epoch)
+            continue;
+        dimfit_err err = weights_push(&l->weights, l->cluster, g, dweights[g]);
+        while (err == DIMFIT_ERR_FROZEN) {
+            err = sit_out_freeze(l, detail);
+            if (err != DIMFIT_OK)
+                return err;
+            err = weights_push(&l->weights, l->cluster, g, dweights[g]);
+        }
+        if (err != DIMFIT_OK)
+            return fail(l, err, "pushing dense gradients", detail);
+    }
+    return DIMFIT_OK;
+}
+
+dimfit_err learner_train(struct learner *l, const uint32_t *samples, size_t n, double *loss,
+                         struct err_detail *detail) {
+    const real *logits = NULL;
+    dimfit_err err = forward(l, &l->train, samples, n, true, &logits, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    *loss = mean_logloss(logits, l->train.batch.labels, n);
+    backward(l, &l->train);
+    const uint64_t epoch = l->epoch;
+    err = push_rows(l, &l->train, detail);
+    if (err == DIMFIT_OK)
+        err = follow(l, detail);
+    if (err == DIMFIT_OK)
+        err = push_weights(l, epoch, detail);
+    return err;
+}
+
+dimfit_err learner_evaluate(struct learner *l, const uint32_t *samples, size_t n,
+                            struct figures *out, struct err_detail *detail) {
+    float *const all = mem_alloc(n, sizeof *all), *const labels = mem_alloc(n, sizeof *labels);
+    dimfit_err err = DIMFIT_OK;
+    for (size_t at = 0; at < n && err == DIMFIT_OK; at += EVALUATE_BATCH) {
+        const size_t m = n - at < EVALUATE_BATCH ? n - at : EVALUATE_BATCH;
+        const real *logits = NULL;
+        err = forward(l, &l->score, samples + at, m, at == 0, &logits, detail);
+        for (size_t i = 0; err == DIMFIT_OK && i < m; i++) {
+            all[at + i] = (float)logits[i];
+            labels[at + i] = l->score.batch.labels[i];
+        }
+    }
+    if (err == DIMFIT_OK)
+        *out = (struct figures){metrics_auc(all, labels, n), metrics_logloss(all, labels, n)};
+    free(all);
+    free(labels);
+    return err;
+}
+
+/* ---- scoring --------------------------------------------------------------------------------- */
+
+static dimfit_err score_batch(struct learner *l, const uint32_t *samples, size_t n, uint64_t step,
+                              bool first, struct err_detail *detail) {
+    const real *logits = NULL;
+    dimfit_err err = forward(l, &l->score, samples, n, first, &logits, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    backward(l, &l->score);
+    const struct dimfit_push push = {
+        .mode = DIMFIT_SCORE, .step = step, .samples = n, .epoch = compact(l) ? l->epoch : 0};
+    /* First-order rows, the last entry, are in no search. */
+    err = dimfit_push(l->cluster, l->spec.view, l->score.batch.rows, l->score.batch.n_rows - 1,
+                      &push);
+    return err == DIMFIT_OK ? err : fail(l, err, "pushing scores", detail);
+}
+
+dimfit_err learner_score(struct learner *l, struct err_detail *detail) {
+    const size_t n = l->data->n_part[DATASET_VALID];
+    uint64_t done = 0, samples = 0;
+    for (bool exhausted = false, first = true;; first = false) {
+        uint64_t next = 0;
+        dimfit_err err = dimfit_score_next(l->cluster, done, samples, exhausted, &next);
+        if (err != DIMFIT_OK)
+            return fail(l, err, "scoring", detail);
+        if (next == 0 || exhausted)
+            return DIMFIT_OK;
+        /* Steps count from 1 over all workers, who shuffle alike: the k-th is the k-th batch. */
+        const uint64_t batches = (n + l->spec.score_batch - 1) / l->spec.score_batch;
+        exhausted = next > batches;
+        done = samples = 0;
+        if (exhausted)
+            continue;
+        const size_t at = (next - 1) * l->spec.score_batch;
+        samples = n - at < l->spec.score_batch ? n - at : l->spec.score_batch;
+        err = score_batch(l, l->score_order + at, samples, next, first, detail);
+        if (err != DIMFIT_OK)
+            return err;
+        done = next;
+    }
+}
+
+/* ---- working together ------------------------------------------------------------------------ */
+
+dimfit_err learner_barrier(struct learner *l, struct err_detail *detail) {
+    char name[64];
+    if (l->spec.workers == 1)
+        return DIMFIT_OK;
+    snprintf(name, sizeof name, "train.%016" PRIx64 ".%" PRIu64, l->spec.run, l->meetings++);
+    const dimfit_err err = dimfit_barrier(l->cluster, name, l->spec.workers, BARRIER_SECONDS);
+    return err == DIMFIT_OK ? err : fail(l, err, "waiting for the other workers", detail);
+}
+
+dimfit_err learner_share(struct learner *l, double *number, struct err_detail *detail) {
+    if (l->spec.workers == 1)
+        return DIMFIT_OK;
+    char name[64];
+    float value = 0;
+    snprintf(name, sizeof name, "train.%016" PRIx64, l->spec.run);
+    /* One table a job, told to the number by a step of SGD. Tag 0 rather than an epoch's: workers
+     * may hear of a commit at different moments; rank 0 makes it again where a commit has dropped
+     * it. */
+    struct dimfit_dense table = {
+        .name = name, .optimizer = "sgd", .lr = 1, .n = 1, .values = &value};
+    dimfit_err err = DIMFIT_OK;
+    if (l->spec.rank == 0) {
+        err = dimfit_dense_reset(l->cluster, &table, NULL);
+        if (err == DIMFIT_OK)
+            err = dimfit_dense_pull(l->cluster, &table);
+        value -= (float)*number;
+        if (err == DIMFIT_OK)
+            err = dimfit_dense_push(l->cluster, &table);
+    }
+    if (err != DIMFIT_OK)
+        return fail(l, err, "sharing a decision", detail);
+    err = learner_barrier(l, detail);
+    if (err == DIMFIT_OK && (err = dimfit_dense_pull(l->cluster, &table)) != DIMFIT_OK)
+        fail(l, err, "sharing a decision", detail);
+    /* Nobody may write the next number before everyone has read this one. */
+    if (err == DIMFIT_OK)
+        err = learner_barrier(l, detail);
+    if (err == DIMFIT_OK)
+        *number = (double)value;
+    return err;
+}

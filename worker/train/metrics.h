@@ -1,0 +1,19 @@
+/*
+ * Figures of a binary classifier, from its logits (log odds).
+ */
+#ifndef TRAIN_METRICS_H
+#define TRAIN_METRICS_H
+
+#include <stddef.h>
+
+/* Area under the ROC curve, exact: the chance that a positive scores above a negative, ties
+ * counting half. NaN when one class is missing. Sorts a copy. */
+double metrics_auc(const float *logits, const float *labels, size_t n);
+
+/* Log loss of one sample, without overflow for any finite logit. */
+double metrics_logloss_one(double logit, double label);
+
+/* Mean log loss; NaN for n = 0. */
+double metrics_logloss(const float *logits, const float *labels, size_t n);
+
+#endif

@@ -1,0 +1,36 @@
+/*
+ * The command line of dimfit-train.
+ */
+#ifndef TRAIN_OPTIONS_H
+#define TRAIN_OPTIONS_H
+
+#include "worker/train/dataset.h"
+#include "worker/train/learner.h"
+
+struct search_options {
+    double kappa; /* 0: no search */
+    const char *strategy, *estimator, *basis, *count, *rank,
+        *options;     /* NULL: the cluster's default */
+    int64_t min_dim;  /* -1: the cluster's default */
+    uint64_t samples; /* 0: the whole validation part */
+};
+
+struct train_options {
+    struct dataset_spec dataset; /* its arrays are owned here */
+    struct learner_spec learner;
+    struct search_options search;
+    unsigned epochs, retrain_epochs;
+    unsigned evaluations; /* of the validation part, an epoch */
+    unsigned patience;    /* of them without a gain before training stops; 0: never */
+    bool retrain, quiet;
+    const char *report; /* NULL: none */
+};
+
+/* Ends the process on --help and --version (0) and on a usage error (2). Strings point into argv.
+ */
+void options_parse(int argc, char **argv, struct train_options *out);
+void options_fini(struct train_options *o);
+
+const char *options_model_name(enum model_kind kind);
+
+#endif

@@ -1,0 +1,138 @@
+#include "worker/train/search.h"
+#include "worker/train/progress.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+enum { POLL_MS = 20 };
+#define PATIENCE_SECONDS 900.0 /* in one phase */
+
+dimfit_err search_admin(struct learner *learner, const char *command, json_t *args, json_t **reply,
+                        struct err_detail *detail) {
+    struct dimfit *const cluster = learner_cluster(learner);
+    char *const text = args != NULL ? json_dumps(args, JSON_COMPACT) : NULL;
+    char *answer = NULL;
+    dimfit_err err = args != NULL && text == NULL ? DIMFIT_ERR_INVALID : DIMFIT_OK;
+    json_decref(args);
+    if (err != DIMFIT_OK)
+        return err_set(detail, err, "%s: an argument is not UTF-8 text", command);
+    err = dimfit_admin(cluster, command, text, &answer);
+    free(text);
+    if (err != DIMFIT_OK)
+        return err_set(detail, err, "%s: %s", command, dimfit_errmsg(cluster));
+    json_error_t why;
+    json_t *const json = json_loads(answer, 0, &why);
+    dimfit_free(answer);
+    if (!json_is_object(json)) {
+        json_decref(json);
+        return err_set(detail, DIMFIT_ERR_PROTOCOL, "%s: the reply is not a JSON object: %s",
+                       command, why.text);
+    }
+    *reply = json;
+    return DIMFIT_OK;
+}
+
+static void set_text(json_t *args, const char *key, const char *value) {
+    if (value != NULL)
+        json_object_set_new(args, key, json_string(value));
+}
+
+static json_t *request(const struct train_options *o) {
+    const struct search_options *const s = &o->search;
+    json_t *const args = json_object();
+    json_object_set_new(args, "kappa", json_real(s->kappa));
+    json_object_set_new(args, "mode", json_string("freeze"));
+    json_object_set_new(args, "seed", json_integer((json_int_t)(o->learner.seed & INT64_MAX)));
+    set_text(args, "strategy", s->strategy);
+    set_text(args, "estimator", s->estimator);
+    set_text(args, "basis", s->basis);
+    set_text(args, "count", s->count);
+    set_text(args, "rank", s->rank);
+    set_text(args, "options", s->options);
+    if (s->min_dim >= 0)
+        json_object_set_new(args, "min_dim", json_integer(s->min_dim));
+    if (s->samples > 0)
+        json_object_set_new(args, "samples", json_integer((json_int_t)s->samples));
+    return args;
+}
+
+static const char *text_of(const json_t *object, const char *key) {
+    const char *const text = json_string_value(json_object_get(object, key));
+    return text != NULL ? text : "";
+}
+
+/* Poll until the search is over. */
+static dimfit_err wait_for_commit(struct learner *learner, json_t **status,
+                                  struct err_detail *detail) {
+    const struct timespec poll = {.tv_nsec = POLL_MS * 1000000L};
+    char phase[32] = "";
+    double since = progress_now();
+    for (;; nanosleep(&poll, NULL)) {
+        json_t *now = NULL;
+        const dimfit_err err = search_admin(learner, "search status", NULL, &now, detail);
+        if (err != DIMFIT_OK)
+            return err;
+        if (strcmp(text_of(now, "phase"), "committed") == 0) {
+            *status = now;
+            return DIMFIT_OK;
+        }
+        const bool aborted = strcmp(text_of(now, "phase"), "aborted") == 0;
+        if (aborted)
+            err_set(detail, DIMFIT_ERR_STATE, "the search was aborted: %s", text_of(now, "error"));
+        if (strcmp(text_of(now, "phase"), phase) != 0) {
+            snprintf(phase, sizeof phase, "%s", text_of(now, "phase"));
+            since = progress_now();
+        }
+        json_decref(now);
+        if (aborted)
+            return DIMFIT_ERR_STATE;
+        if (progress_now() - since > PATIENCE_SECONDS)
+            return err_set(detail, DIMFIT_ERR_TIMEOUT, "the search has been %s for %.0f seconds",
+                           phase, PATIENCE_SECONDS);
+    }
+}
+
+static double seconds_of(const json_t *status, const char *key) {
+    return json_number_value(json_object_get(json_object_get(status, "seconds"), key));
+}
+
+dimfit_err search_run(struct learner *learner, const struct train_options *options,
+                      struct search_result *out, struct err_detail *detail) {
+    const bool first = options->learner.rank == 0;
+    struct search_result result = {0};
+    json_t *reply = NULL;
+    /* Nobody may score before the search has begun, or leave before it has ended. */
+    dimfit_err err = learner_barrier(learner, detail);
+    if (err == DIMFIT_OK && first)
+        err = search_admin(learner, "search start", request(options), &reply, detail);
+    json_decref(reply);
+    if (err == DIMFIT_OK)
+        err = learner_barrier(learner, detail);
+    if (err == DIMFIT_OK)
+        err = learner_score(learner, detail);
+    if (err == DIMFIT_OK && first)
+        err = wait_for_commit(learner, &result.status, detail);
+    if (err == DIMFIT_OK && first)
+        err = search_admin(learner, "search plan", NULL, &result.plan, detail);
+    if (err == DIMFIT_OK)
+        err = learner_barrier(learner, detail);
+    if (err == DIMFIT_OK && (err = dimfit_refresh(learner_cluster(learner))) != DIMFIT_OK)
+        err_set(detail, err, "%s", dimfit_errmsg(learner_cluster(learner)));
+    if (err == DIMFIT_OK)
+        err = learner_adopt(learner, detail);
+    if (err == DIMFIT_OK) {
+        result.score_seconds = seconds_of(result.status, "scoring") +
+                               seconds_of(result.status, "planning");
+        result.apply_seconds = seconds_of(result.status, "apply");
+        *out = result;
+    } else {
+        search_result_fini(&result);
+    }
+    return err;
+}
+
+void search_result_fini(struct search_result *result) {
+    json_decref(result->status);
+    json_decref(result->plan);
+    *result = (struct search_result){0};
+}
