@@ -49,8 +49,9 @@ cluster_start() { # FOLDER SHARDS [CONFIG]
     local folder=$1 shards=$2 config=${3:-} i
     local options=(--auto-slots)
     [ -n "$config" ] && options=(--config "$config")
-    cluster_pids=()
+    cluster_pids=() coordinator=''
     mkdir -p "$folder"
+    : >"$folder/coordinator.out"
     "$top/dimfitd" coordinator --bind 'tcp://127.0.0.1:*' --shards "$shards" "${options[@]}" \
         >"$folder/coordinator.out" 2>"$folder/coordinator.log" &
     cluster_pids+=($!)

@@ -7,6 +7,8 @@
 #include <argp.h>
 #include <errno.h>
 
+/* libc looks this name up: it must be visible. */
+__attribute__((visibility("default")))
 const char *argp_program_version = "dimfitd " PACKAGE_VERSION;
 
 enum {

@@ -5,6 +5,8 @@
 
 #include <config.h>
 
+/* libc looks this name up: it must be visible. */
+__attribute__((visibility("default")))
 const char *argp_program_version = "dimfitctl " PACKAGE_VERSION;
 
 static const char doc[] =

@@ -252,11 +252,11 @@ def test_compact_gradient_of_the_epoch_before_is_mapped(standalone, connect, rng
     c, slow = connect(daemon), connect(daemon)
     keys = random_keys(rng, 50)
     slow.pull({1: keys}, view="compact")
-    epoch = slow.layout().epoch
     kept = halve(c, keys)
+    slow.refresh()
     before = c.pull({1: keys}, view="compact")[1]
     grads = rng.normal(size=(50, 8)).astype(np.float32)
-    slow.push({1: (keys, grads)}, view="compact", epoch=epoch)
+    slow.push({1: (keys, grads)}, view="compact")
     after = c.pull({1: keys}, view="compact")[1]
     np.testing.assert_allclose(after, before - grads[:, kept], rtol=1e-6, atol=1e-7)
 
@@ -372,6 +372,17 @@ def test_gradients_of_a_wrong_kind_are_refused_with_their_slot(standalone, conne
     assert c.stats()["totals"]["rows"] == 0
 
 
+def test_compact_gradients_of_a_wrong_width_are_refused_with_their_slot(standalone, connect):
+    c = connect(standalone(1, slots=SLOTS))
+    c.pull({7: EDGES}, view="compact")
+    with fails("WIDTH") as info:
+        c.push({7: (EDGES, np.ones((6, 4)))}, view="compact")
+    assert "slot 7" in info.value.message
+    with fails("INVALID") as info:
+        c.push({7: (EDGES, np.ones((5, 5)))}, view="compact")
+    assert "slot 7" in info.value.message
+
+
 @pytest.mark.parametrize("dtype", ["u8", ">u8", "i4", "u1", "i8", ">i2"])
 def test_keys_of_any_integer_kind_are_understood(standalone, connect, dtype):
     c = connect(standalone(2, slots=SLOTS))
@@ -436,7 +447,7 @@ def test_empty_calls_are_fine(standalone, connect):
         (lambda c: c.search(kappa=0.5, basis="round"), "round"),
         (lambda c: c.search(kappa=0.5, estimator="row", basis="rotated"), "row"),
         (lambda c: c.search(kappa=0.5, budget=3), "budget"),
-        (lambda c: c.scores("best"), "best"),
+        (lambda c: c.scores("best"), "estimator"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

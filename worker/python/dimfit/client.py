@@ -104,7 +104,6 @@ class Client:
         step: int | None = None,
         samples: int = 1,
         view: str = "full",
-        epoch: int | None = None,
     ) -> None:
         """Push gradients of several slots at once.
 
@@ -114,8 +113,8 @@ class Client:
         does both, scoring with the values before the step.
         step: for scoring; workers that share a batch give the same number (from 1). None: a step of
         its own.
-        epoch: compact only; that of the layout which the gradients are of, if rows were pulled
-        before the newest one came. None: the newest that this client knows.
+        view: compact gradients are of the layout of this client's last compact pull; if the cluster
+        has moved on since, they are mapped to the next one.
 
         While a search has frozen training, a training push waits until it is over or the time is.
 
@@ -128,15 +127,15 @@ class Client:
             mode=_choice("mode", mode, _MODES),
             step=0 if step is None else _count("step", step, 1),
             samples=_count("samples", samples, 1),
-            epoch=0 if epoch is None else _count("epoch", epoch, 1),
         )
         pairs = {_slot_id(slot): _pair(slot, pair) for slot, pair in updates.items()}
         with self._lock:
             self._make_known(pairs)
             arrays = []
             for slot, (keys, given) in pairs.items():
-                width = given.shape[1] if given.ndim == 2 and epoch is not None else None
-                width = self._width(slot, which) if width is None else width
+                # The library knows which layout compact gradients are of.
+                of_pull = which == _native.COMPACT and given.ndim == 2
+                width = given.shape[1] if of_pull else self._width(slot, which)
                 arrays.append((slot, keys, _gradients(slot, given, keys.size, width)))
             rows = _rows(arrays)
             self._call("push", which, rows, len(rows), ctypes.byref(options))

@@ -1,0 +1,384 @@
+#include "proto/change.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+enum { DIM = 5 };
+
+static struct layout *layout_of(const uint32_t *ids, size_t n) {
+    struct layout *layout;
+    assert_int_equal(layout_new(3, 1, &layout), DIMFIT_OK);
+    for (size_t i = 0; i < n; i++) {
+        struct layout_slot slot = {.id = ids[i], .dim = DIM, .width = DIM, .search = true};
+        slot.name[0] = (char)('a' + i);
+        assert_int_equal(layout_add_slot(layout, &slot, NULL), DIMFIT_OK);
+    }
+    return layout;
+}
+
+static struct layout *one_slot(void) {
+    return layout_of((uint32_t[]){9}, 1);
+}
+
+static struct change *one_change(const struct layout *layout, uint32_t to, bool dense) {
+    struct change *change;
+    assert_int_equal(change_new(layout->epoch, layout->epoch + 1, 1, &change), DIMFIT_OK);
+    assert_int_equal(change_slot_alloc(&change->slots[0], layout->slots[0].id,
+                                       layout->slots[0].width, to, dense),
+                     DIMFIT_OK);
+    return change;
+}
+
+static void apply(struct layout **layout, struct change *change) {
+    struct layout *after;
+    assert_int_equal(change_apply(change, *layout, &after, NULL), DIMFIT_OK);
+    change_destroy(&change);
+    layout_destroy(layout);
+    *layout = after;
+}
+
+/* Repeatable numbers in [-1, 1). */
+static double draw(uint64_t *state) {
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (double)(int64_t)(*state) * 0x1p-63;
+}
+
+/* T = N with orthonormal columns out of random ones, and a shift. */
+static void fill_rotation(struct change_slot *s, uint64_t *seed) {
+    const size_t from = s->from, to = s->to;
+    for (size_t i = 0; i < from * to; i++)
+        s->N[i] = draw(seed);
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t k = 0; k < to; k++) {
+            double norm = 0;
+            for (size_t j = 0; j < k; j++) {
+                double dot = 0;
+                for (size_t i = 0; i < from; i++)
+                    dot += s->N[i * to + j] * s->N[i * to + k];
+                for (size_t i = 0; i < from; i++)
+                    s->N[i * to + k] -= dot * s->N[i * to + j];
+            }
+            for (size_t i = 0; i < from; i++)
+                norm += s->N[i * to + k] * s->N[i * to + k];
+            for (size_t i = 0; i < from; i++)
+                s->N[i * to + k] /= sqrt(norm);
+        }
+    }
+    memcpy(s->T, s->N, from * to * sizeof *s->T);
+    for (size_t i = 0; i < from; i++)
+        s->shift[i] = draw(seed);
+}
+
+/* v = mean + r M^T */
+static void decode_row(const struct layout_slot *slot, const double *r, double *v) {
+    double M[DIM * DIM];
+    layout_slot_basis(slot, M);
+    layout_slot_mean(slot, v);
+    for (size_t i = 0; i < slot->dim; i++) {
+        for (size_t k = 0; k < slot->width; k++)
+            v[i] += r[k] * M[i * slot->width + k];
+    }
+}
+
+/* r' = (r - shift) T */
+static void move_row(const struct change_slot *s, const double *r, double *moved) {
+    for (size_t k = 0; k < s->to; k++) {
+        moved[k] = s->keep != NULL ? r[s->keep[k]] : 0;
+        for (size_t i = 0; i < s->from && s->keep == NULL; i++)
+            moved[k] += (r[i] - (s->shift != NULL ? s->shift[i] : 0)) * s->T[i * s->to + k];
+    }
+}
+
+static void kept_axes_stay_axes(void **state) {
+    struct layout *layout = one_slot();
+    struct change *change = one_change(layout, 3, false);
+    memcpy(change->slots[0].keep, (uint16_t[]){0, 2, 4}, 3 * sizeof(uint16_t));
+    apply(&layout, change);
+    change = one_change(layout, 2, false);
+    memcpy(change->slots[0].keep, (uint16_t[]){2, 1}, 2 * sizeof(uint16_t));
+    apply(&layout, change);
+    const struct layout_slot *const slot = &layout->slots[0];
+    assert_int_equal(layout->epoch, 5);
+    assert_int_equal(slot->width, 2);
+    assert_int_equal(slot->axes[0], 4);
+    assert_int_equal(slot->axes[1], 2);
+    assert_null(slot->basis);
+    layout_destroy(&layout);
+}
+
+static void a_rotation_at_full_width_moves_no_embedding(void **state) {
+    struct layout *layout = one_slot();
+    uint64_t seed = 5;
+    const double r[DIM] = {1, -2, 3, 0.5, 7};
+    double before[DIM], moved[DIM], after[DIM];
+    decode_row(&layout->slots[0], r, before);
+    struct change *const change = one_change(layout, DIM, true);
+    fill_rotation(&change->slots[0], &seed);
+    move_row(&change->slots[0], r, moved);
+    apply(&layout, change);
+    decode_row(&layout->slots[0], moved, after);
+    for (size_t i = 0; i < DIM; i++)
+        assert_true(fabs(after[i] - before[i]) < 1e-13);
+    layout_destroy(&layout);
+}
+
+/* Dropping directions: v' is mu + (v - mu) P with P the projection on what is kept. */
+static void a_shrink_projects_around_the_restored_mean(void **state) {
+    struct layout *layout = one_slot();
+    uint64_t seed = 6;
+    struct change *const change = one_change(layout, 2, true);
+    struct change_slot *const s = &change->slots[0];
+    fill_rotation(s, &seed);
+    const double r[DIM] = {1, -2, 3, 0.5, 7};
+    double want[DIM], moved[DIM], after[DIM];
+    for (size_t i = 0; i < DIM; i++) {
+        want[i] = s->shift[i];
+        for (size_t j = 0; j < DIM; j++) {
+            for (size_t k = 0; k < 2; k++)
+                want[i] += (r[j] - s->shift[j]) * s->N[j * 2 + k] * s->N[i * 2 + k];
+        }
+    }
+    move_row(s, r, moved);
+    apply(&layout, change);
+    decode_row(&layout->slots[0], moved, after);
+    for (size_t i = 0; i < DIM; i++)
+        assert_true(fabs(after[i] - want[i]) < 1e-13);
+    layout_destroy(&layout);
+}
+
+/* Whatever changes came before, a feasign never seen reads as if its row had been there all along.
+ */
+static void the_initial_map_is_the_way_a_row_went(void **state) {
+    struct layout *layout = one_slot();
+    uint64_t seed = 7;
+    const double v_init[DIM] = {0.1, -0.2, 0.3, 0.4, -0.5};
+    double row[DIM], moved[DIM] = {0};
+    memcpy(row, v_init, sizeof row);
+    const uint32_t widths[] = {5, 4, 3, 2};
+    for (size_t i = 0; i < ARRAY_LEN(widths); i++) {
+        const bool keep = i == 2;
+        struct change *const change = one_change(layout, widths[i], !keep);
+        if (keep)
+            memcpy(change->slots[0].keep, (uint16_t[]){3, 0, 1}, 3 * sizeof(uint16_t));
+        else
+            fill_rotation(&change->slots[0], &seed);
+        move_row(&change->slots[0], row, moved);
+        memcpy(row, moved, sizeof row);
+        apply(&layout, change);
+        const struct layout_slot *const slot = &layout->slots[0];
+        for (size_t k = 0; k < slot->width; k++) {
+            double initial = slot->init_shift[k];
+            for (size_t j = 0; j < DIM; j++)
+                initial += v_init[j] * slot->init_map[j * slot->width + k];
+            assert_true(fabs(initial - row[k]) < 1e-13);
+        }
+    }
+    assert_null(layout->slots[0].axes);
+    layout_destroy(&layout);
+}
+
+static void a_slot_that_goes_entirely_leaves_its_mean(void **state) {
+    struct layout *layout = one_slot();
+    struct change *const change = one_change(layout, 0, true);
+    const double mean[DIM] = {1, 2, 3, 4, 5};
+    memcpy(change->slots[0].shift, mean, sizeof mean);
+    apply(&layout, change);
+    double v[DIM];
+    assert_int_equal(layout->slots[0].width, 0);
+    decode_row(&layout->slots[0], NULL, v);
+    assert_memory_equal(v, mean, sizeof mean);
+    layout_destroy(&layout);
+}
+
+static void a_basis_stays_orthonormal_over_many_epochs(void **state) {
+    struct layout *layout = one_slot();
+    uint64_t seed = 8;
+    for (int i = 0; i < 200; i++) {
+        struct change *const change = one_change(layout, DIM, true);
+        fill_rotation(&change->slots[0], &seed);
+        for (size_t k = 0; k < DIM; k++)
+            change->slots[0].N[k] *= 1 + 1e-9; /* as far off as a wire may carry */
+        apply(&layout, change);
+        assert_true(layout_orthonormal_error(layout->slots[0].basis, DIM, DIM) < 1e-12);
+    }
+    layout_destroy(&layout);
+}
+
+static void slots_not_named_stay_as_they_are(void **state) {
+    struct layout *layout = layout_of((uint32_t[]){1, 2, 3}, 3), *after;
+    struct change *change;
+    assert_int_equal(change_new(3, 4, 1, &change), DIMFIT_OK);
+    assert_int_equal(change_slot_alloc(&change->slots[0], 2, DIM, 1, false), DIMFIT_OK);
+    change->slots[0].keep[0] = 4;
+    assert_int_equal(change_apply(change, layout, &after, NULL), DIMFIT_OK);
+    assert_int_equal(after->slots[0].width, DIM);
+    assert_int_equal(after->slots[1].width, 1);
+    assert_int_equal(after->slots[2].width, DIM);
+    assert_int_equal(after->slots[1].axes[0], 4);
+    assert_non_null(change_find(change, 2));
+    assert_null(change_find(change, 1));
+    change_destroy(&change);
+    layout_destroy(&layout);
+    layout_destroy(&after);
+}
+
+static void a_change_that_does_not_fit_is_refused(void **state) {
+    struct layout *layout = one_slot(), *after = NULL;
+    struct err_detail detail;
+    struct change *change = one_change(layout, 2, false);
+    change->slots[0].keep[1] = 1;
+    change->from_epoch = 2;
+    assert_int_equal(change_apply(change, layout, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_string_equal(detail.text, "a change from epoch 2, the layout is 3");
+    change->from_epoch = 3;
+    change->slots[0].id = 8;
+    assert_int_equal(change_apply(change, layout, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_string_equal(detail.text, "the change names slot 8, not in epoch 3");
+    change->slots[0].id = 9;
+    change->slots[0].from = 4;
+    assert_int_equal(change_apply(change, layout, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_string_equal(detail.text, "slot 9: the change goes from width 4, the layout says 5");
+    assert_null(after);
+    change_destroy(&change);
+    layout_destroy(&layout);
+}
+
+/* One slot by selection, one dense, one dense without shift, one that goes. */
+static struct change *mixed(void) {
+    struct change *change;
+    uint64_t seed = 9;
+    assert_int_equal(change_new(3, 4, 4, &change), DIMFIT_OK);
+    assert_int_equal(change_slot_alloc(&change->slots[0], 1, 4, 2, false), DIMFIT_OK);
+    change->slots[0].keep[0] = 3;
+    assert_int_equal(change_slot_alloc(&change->slots[1], 2, 3, 2, true), DIMFIT_OK);
+    fill_rotation(&change->slots[1], &seed);
+    assert_int_equal(change_slot_alloc(&change->slots[2], 5, 2, 2, true), DIMFIT_OK);
+    fill_rotation(&change->slots[2], &seed);
+    free(change->slots[2].shift);
+    change->slots[2].shift = NULL;
+    assert_int_equal(change_slot_alloc(&change->slots[3], 6, 3, 0, true), DIMFIT_OK);
+    return change;
+}
+
+static struct buf bytes_of(const struct change *change) {
+    struct buf bytes;
+    buf_init(&bytes);
+    change_encode(change, &bytes);
+    assert_int_equal(buf_status(&bytes), DIMFIT_OK);
+    return bytes;
+}
+
+static void a_change_survives_its_bytes(void **state) {
+    struct change *change = mixed(), *back;
+    struct buf bytes = bytes_of(change);
+    assert_int_equal(change_decode(bytes.data, bytes.len, &back, NULL), DIMFIT_OK);
+    assert_int_equal(back->from_epoch, 3);
+    assert_int_equal(back->to_epoch, 4);
+    assert_int_equal(back->slots[0].keep[0], 3);
+    assert_null(back->slots[0].T);
+    assert_null(back->slots[1].keep);
+    assert_non_null(back->slots[1].shift);
+    assert_null(back->slots[2].shift);
+    assert_non_null(back->slots[3].T);
+    struct buf again = bytes_of(back);
+    assert_int_equal(bytes.len, again.len);
+    assert_memory_equal(bytes.data, again.data, again.len);
+    buf_fini(&bytes);
+    buf_fini(&again);
+    change_destroy(&change);
+    change_destroy(&back);
+}
+
+/* On the heap at its exact size, so that a sanitizer sees one byte too far. */
+static dimfit_err decode_exact(const uint8_t *bytes, size_t len) {
+    uint8_t *const exact = malloc(len > 0 ? len : 1);
+    assert_non_null(exact);
+    memcpy(exact, bytes, len);
+    struct change *change = NULL;
+    struct err_detail detail = {""};
+    const dimfit_err err = change_decode(exact, len, &change, &detail);
+    assert_true(err == DIMFIT_OK || (err == DIMFIT_ERR_PROTOCOL && detail.text[0] != 0));
+    assert_true((err == DIMFIT_OK) == (change != NULL));
+    change_destroy(&change);
+    free(exact);
+    return err;
+}
+
+static void every_truncation_is_refused(void **state) {
+    struct change *change = mixed();
+    struct buf bytes = bytes_of(change);
+    for (size_t n = 0; n < bytes.len; n++)
+        assert_int_equal(decode_exact(bytes.data, n), DIMFIT_ERR_PROTOCOL);
+    buf_put_u8(&bytes, 0);
+    assert_int_equal(decode_exact(bytes.data, bytes.len), DIMFIT_ERR_PROTOCOL);
+    buf_fini(&bytes);
+    change_destroy(&change);
+}
+
+static void any_changed_byte_is_refused_or_gives_a_sound_change(void **state) {
+    struct change *change = mixed();
+    struct buf bytes = bytes_of(change);
+    for (size_t i = 0; i < bytes.len; i++) {
+        for (int flip = 1; flip < 256; flip++) {
+            bytes.data[i] ^= (uint8_t)flip;
+            (void)decode_exact(bytes.data, bytes.len);
+            bytes.data[i] ^= (uint8_t)flip;
+        }
+    }
+    buf_fini(&bytes);
+    change_destroy(&change);
+}
+
+static void decode_refused(const struct change *change, const char *what) {
+    struct change *back = NULL;
+    struct err_detail detail;
+    struct buf bytes = bytes_of(change);
+    assert_int_equal(change_decode(bytes.data, bytes.len, &back, &detail), DIMFIT_ERR_PROTOCOL);
+    assert_non_null(strstr(detail.text, what));
+    assert_null(back);
+    buf_fini(&bytes);
+}
+
+static void changes_that_are_none_are_refused(void **state) {
+    struct change *change = mixed();
+    change->to_epoch = 3;
+    decode_refused(change, "no change");
+    change->to_epoch = 4;
+    change->slots[0].keep[1] = 3;
+    decode_refused(change, "slot 1: kept coordinate 3");
+    change->slots[0].keep[1] = 4;
+    decode_refused(change, "slot 1: kept coordinate 4");
+    change->slots[0].keep[1] = 0;
+    change->slots[1].N[0] += 1e-5;
+    decode_refused(change, "slot 2: the columns of N");
+    change->slots[1].N[0] -= 1e-5;
+    change->slots[1].shift[2] = NAN;
+    decode_refused(change, "slot 2: the change is not finite");
+    change->slots[1].shift[2] = 0;
+    change->slots[2].id = 2;
+    decode_refused(change, "slot 2 of the change is out of order");
+    change_destroy(&change);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(kept_axes_stay_axes),
+        cmocka_unit_test(a_rotation_at_full_width_moves_no_embedding),
+        cmocka_unit_test(a_shrink_projects_around_the_restored_mean),
+        cmocka_unit_test(the_initial_map_is_the_way_a_row_went),
+        cmocka_unit_test(a_slot_that_goes_entirely_leaves_its_mean),
+        cmocka_unit_test(a_basis_stays_orthonormal_over_many_epochs),
+        cmocka_unit_test(slots_not_named_stay_as_they_are),
+        cmocka_unit_test(a_change_that_does_not_fit_is_refused),
+        cmocka_unit_test(a_change_survives_its_bytes),
+        cmocka_unit_test(every_truncation_is_refused),
+        cmocka_unit_test(any_changed_byte_is_refused_or_gives_a_sound_change),
+        cmocka_unit_test(changes_that_are_none_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
