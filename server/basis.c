@@ -137,8 +137,16 @@ void basis_score(const struct step_slot *step, const double *mean, const double 
     quadratic(step->C, N, w, g);
     turn(mean, N, w, m);
     turn(step->b, N, w, b);
-    for (size_t k = 0; k < w; k++)
+    double size = 0;
+    for (size_t i = 0; i < w * w; i++)
+        size += fabs(step->C[i]);
+    for (size_t k = 0; k < w; k++) {
         g[k] -= m[k] * b[k];
+        /* Where rows do not vary along a unit only rounding is left, and the order of shards must
+         * not decide which of such units stay. */
+        if (fabs(g[k]) <= 1e-12 * (size + fabs(m[k] * b[k])))
+            g[k] = 0;
+    }
 }
 
 void basis_norm(const struct slot_stats *stats, const double *mean, const double *N, double *norm) {

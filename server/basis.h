@@ -22,7 +22,7 @@ dimfit_err basis_rotated(const struct slot_stats *stats, double *mean, double *N
 void basis_identity(double *N, size_t w);
 
 /* Out of r^T dL/dr and dL/dr summed over a step: the score of every unit of the basis, g[k] =
- * (N^T (C - mean^T b)^T N)_kk. */
+ * (N^T (C - mean^T b)^T N)_kk, and 0 where that is rounding. */
 void basis_score(const struct step_slot *step, const double *mean, const double *N, double *g);
 
 /* l2 norm over the slot's rows of every unit: norm[k] = sqrt of the sum of ((r - mean) N)_k^2. */

@@ -146,6 +146,22 @@ bool coordinator_complete(const struct coordinator *c, struct err_detail *detail
     return false;
 }
 
+bool coordinator_answering(const struct coordinator *c, struct err_detail *detail) {
+    if (!coordinator_complete(c, detail))
+        return false;
+    const int64_t now = c->io.now_ms(c->io.self);
+    for (size_t i = 0; i < c->options.shards; i++) {
+        const int64_t silence = now - c->members[i].seen_ms;
+        if (silence <= SILENT_AFTER_MS)
+            continue;
+        err_set(detail, DIMFIT_ERR_TIMEOUT,
+                "shard %zu at %s has been silent for %.0f s; see whether its process is alive", i,
+                c->map->endpoints[i], (double)silence / 1000);
+        return false;
+    }
+    return true;
+}
+
 void coordinator_receive(struct coordinator *coordinator, const struct route *from,
                          const struct wire_header *header, const uint8_t *body, size_t len) {
     struct coordinator *const c = coordinator;

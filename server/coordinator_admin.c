@@ -213,8 +213,8 @@ static dimfit_err admin_strategies(struct coordinator *c, const struct asker *as
 
 static dimfit_err gather(struct coordinator *c, const struct asker *asker, uint32_t mode,
                          const char *argument, op_done *done, struct err_detail *detail) {
-    if (!coordinator_complete(c, detail))
-        return DIMFIT_ERR_BUSY;
+    if (!coordinator_answering(c, detail))
+        return DIMFIT_ERR_TIMEOUT;
     const struct wire_header command = {.kind = WIRE_GATHER, .mode = mode};
     struct op *op;
     const dimfit_err err = op_start(c, &command, NULL, 0, done, &op);

@@ -115,7 +115,10 @@ void coordinator_reply(struct coordinator *c, const struct asker *to, struct wir
                        const void *body, size_t len);
 dimfit_err coordinator_save(struct coordinator *c, const struct layout *layout,
                             struct err_detail *detail) MUST_CHECK;
+/* All shards have joined. */
 bool coordinator_complete(const struct coordinator *c, struct err_detail *detail);
+/* ... and been heard of lately: work that needs every shard may begin. */
+bool coordinator_answering(const struct coordinator *c, struct err_detail *detail);
 bool coordinator_frozen(const struct coordinator *c);
 
 /* coordinator_op.c */

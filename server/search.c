@@ -234,8 +234,8 @@ dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) {
                        wire_phase_name(s->phase));
     if (c->adding > 0)
         return err_set(detail, DIMFIT_ERR_BUSY, "slots are being added; apply again");
-    if (!coordinator_complete(c, detail))
-        return DIMFIT_ERR_BUSY;
+    if (!coordinator_answering(c, detail))
+        return DIMFIT_ERR_TIMEOUT;
     dimfit_err err = change_apply(s->plan->change, c->layout, &s->layout, detail);
     if (err != DIMFIT_OK)
         return err;
@@ -355,8 +355,8 @@ dimfit_err search_start(struct coordinator *c, const json_t *args, struct err_de
         return err_set(detail, DIMFIT_ERR_NOT_FOUND,
                        "there is no strategy '%s'; `dimfitctl strategies` lists them",
                        request.strategy);
-    if (!coordinator_complete(c, detail))
-        return DIMFIT_ERR_BUSY;
+    if (!coordinator_answering(c, detail))
+        return DIMFIT_ERR_TIMEOUT;
 
     const enum wire_phase phase = s->phase;
     search_fini(c);

@@ -1,8 +1,10 @@
 #include "worker/client_internal.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 int64_t client_now_ms(void) {
     struct timespec t;
@@ -15,9 +17,15 @@ void client_sleep_ms(int64_t ms) {
     nanosleep(&t, NULL);
 }
 
-void client_begin(struct dimfit *c) {
+dimfit_err client_begin(struct dimfit *c) {
     CHECK_OBJ_NOTNULL(c, CLIENT_MAGIC);
+    if (c->pid != getpid())
+        return err_set(&c->detail, DIMFIT_ERR_STATE,
+                       "this handle belongs to process %ld; connect again after a fork",
+                       (long)c->pid);
     c->detail.text[0] = 0;
+    c->deadline_ms = client_now_ms() + c->timeout_ms;
+    return DIMFIT_OK;
 }
 
 /* ---- errors ---------------------------------------------------------------------------------- */
@@ -103,18 +111,28 @@ dimfit_err client_take_layout(struct dimfit *c, struct layout *layout) {
     return DIMFIT_OK;
 }
 
+/* The old socket stays in use when the new one cannot be had. */
 static bool connect_link(struct dimfit *c, struct link *link, const char *endpoint) {
     const int64_t largest = WIRE_BODY_MAX;
     const int linger = 0, handshake = 10000;
+    void *const socket = zmq_socket(c->context, ZMQ_DEALER);
+    if (socket == NULL)
+        return false;
+    if (zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &largest, sizeof largest) != 0 ||
+        zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger) != 0 ||
+        zmq_setsockopt(socket, ZMQ_HANDSHAKE_IVL, &handshake, sizeof handshake) != 0 ||
+        zmq_connect(socket, endpoint) != 0) {
+        const int saved = zmq_errno();
+        zmq_close(socket);
+        errno = saved;
+        return false;
+    }
     if (link->socket != NULL)
         zmq_close(link->socket);
-    link->socket = zmq_socket(c->context, ZMQ_DEALER);
+    link->socket = socket;
+    link->heard = false;
     snprintf(link->endpoint, sizeof link->endpoint, "%s", endpoint);
-    return link->socket != NULL &&
-           zmq_setsockopt(link->socket, ZMQ_MAXMSGSIZE, &largest, sizeof largest) == 0 &&
-           zmq_setsockopt(link->socket, ZMQ_LINGER, &linger, sizeof linger) == 0 &&
-           zmq_setsockopt(link->socket, ZMQ_HANDSHAKE_IVL, &handshake, sizeof handshake) == 0 &&
-           zmq_connect(link->socket, endpoint) == 0;
+    return true;
 }
 
 static dimfit_err grow_links(struct dimfit *c, size_t n) {
@@ -129,11 +147,8 @@ static dimfit_err grow_links(struct dimfit *c, size_t n) {
     return DIMFIT_OK;
 }
 
+/* Whatever its version: a coordinator that was started anew counts from the beginning. */
 dimfit_err client_take_map(struct dimfit *c, struct cluster_map *map) {
-    if (c->map != NULL && map->version <= c->map->version) {
-        cluster_map_destroy(&map);
-        return DIMFIT_OK;
-    }
     dimfit_err err = grow_links(c, map->n_shards);
     for (size_t i = 0; err == DIMFIT_OK && i < map->n_shards; i++) {
         if (strcmp(c->links[i].endpoint, map->endpoints[i]) != 0 &&
@@ -154,7 +169,7 @@ dimfit_err client_slot(struct dimfit *c, uint32_t slot, size_t *out) {
     size_t i = view_find(c->view, slot);
     if (i == SIZE_MAX) {
         const struct dimfit_declare declare = {.slot = slot, .search = 1};
-        const dimfit_err err = dimfit_declare(c, &declare, 1);
+        const dimfit_err err = client_declare(c, &declare, 1);
         if (err != DIMFIT_OK)
             return err;
         i = view_find(c->view, slot);
@@ -181,11 +196,7 @@ void held_destroy(struct held **held) {
     *held = NULL;
 }
 
-void dimfit_close(struct dimfit **client) {
-    struct dimfit *const c = *client;
-    if (c == NULL)
-        return;
-    CHECK_OBJ_NOTNULL(c, CLIENT_MAGIC);
+static void disconnect(struct dimfit *c) {
     rpc_close(&c->coordinator);
     for (size_t i = 0; i < c->n_links; i++) {
         if (c->links[i].socket != NULL)
@@ -193,6 +204,16 @@ void dimfit_close(struct dimfit **client) {
     }
     if (c->context != NULL)
         zmq_ctx_term(c->context);
+}
+
+void dimfit_close(struct dimfit **client) {
+    struct dimfit *const c = *client;
+    if (c == NULL)
+        return;
+    CHECK_OBJ_NOTNULL(c, CLIENT_MAGIC);
+    if (c->pid ==
+        getpid()) /* after a fork the sockets' thread is missing: closing would wait for it */
+        disconnect(c);
     for (size_t i = 0; i < c->n_keys; i++)
         keys_fini(&c->keys[i]);
     free(c->keys);

@@ -47,16 +47,17 @@ static dimfit_err make(struct dimfit *c, struct exchange *x, struct part *part) 
 }
 
 static dimfit_err take(struct dimfit *c, struct exchange *x, struct part *part,
-                       const struct wire_header *header, const uint8_t *body, size_t len) {
+                       const struct wire_header *header) {
     struct dense_call *const call = x->self;
     call->created = header->mode != 0;
     if (call->kind != WIRE_DENSE_PULL)
         return DIMFIT_OK;
+    const size_t len = zmq_msg_size(&part->answer);
     if (len != call->table->n * sizeof *call->table->values)
         return err_set(&part->detail, DIMFIT_ERR_WIDTH, "dense table '%s' has %zu values, not %zu",
                        call->table->name, len / sizeof *call->table->values, call->table->n);
     if (len > 0)
-        memcpy(call->table->values, body, len);
+        memcpy(call->table->values, zmq_msg_data(&part->answer), len);
     return DIMFIT_OK;
 }
 
@@ -92,7 +93,9 @@ static dimfit_err run(struct dimfit *c, struct dense_call *call) {
 }
 
 dimfit_err dimfit_dense_reset(struct dimfit *c, const struct dimfit_dense *table, int *created) {
-    client_begin(c);
+    dimfit_err err = client_begin(c);
+    if (err != DIMFIT_OK)
+        return err;
     struct dense_call call = {
         .kind = WIRE_DENSE_RESET,
         .table = table,
@@ -107,7 +110,7 @@ dimfit_err dimfit_dense_reset(struct dimfit *c, const struct dimfit_dense *table
     };
     if (table->optimizer != NULL && !optimizer_parse(table->optimizer, &call.optimizer.kind))
         return err_set(&c->detail, DIMFIT_ERR_INVALID, "'%s' is no optimizer", table->optimizer);
-    dimfit_err err = check(c, table, true);
+    err = check(c, table, true);
     if (err == DIMFIT_OK)
         err = run(c, &call);
     if (err == DIMFIT_OK && created != NULL)
@@ -116,15 +119,19 @@ dimfit_err dimfit_dense_reset(struct dimfit *c, const struct dimfit_dense *table
 }
 
 dimfit_err dimfit_dense_pull(struct dimfit *c, const struct dimfit_dense *table) {
-    client_begin(c);
+    dimfit_err err = client_begin(c);
+    if (err != DIMFIT_OK)
+        return err;
     struct dense_call call = {.kind = WIRE_DENSE_PULL, .table = table};
-    const dimfit_err err = check(c, table, false);
+    err = check(c, table, false);
     return err != DIMFIT_OK ? err : run(c, &call);
 }
 
 dimfit_err dimfit_dense_push(struct dimfit *c, const struct dimfit_dense *table) {
-    client_begin(c);
+    dimfit_err err = client_begin(c);
+    if (err != DIMFIT_OK)
+        return err;
     struct dense_call call = {.kind = WIRE_DENSE_PUSH, .table = table};
-    const dimfit_err err = check(c, table, true);
+    err = check(c, table, true);
     return err != DIMFIT_OK ? err : run(c, &call);
 }

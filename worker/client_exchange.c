@@ -5,6 +5,7 @@
 enum {
     FIRST_WAIT_MS = 1000, /* a silent shard is asked again after so long, then twice as long ... */
     LONGEST_WAIT_MS = 8000,
+    FIND_MS = 250, /* for the coordinator to say where a silent shard is now */
     FIRST_BACKOFF_MS = 1,
     LONGEST_BACKOFF_MS = 100,
 };
@@ -13,6 +14,7 @@ void exchange_fini(struct exchange *x) {
     for (size_t i = 0; i < x->n_parts; i++) {
         view_drop(&x->parts[i].view);
         zmq_msg_close(&x->parts[i].body);
+        zmq_msg_close(&x->parts[i].answer);
     }
 }
 
@@ -60,6 +62,7 @@ static void make_and_send(struct dimfit *c, struct exchange *x, struct part *par
     part->err = DIMFIT_OK;
     part->state = PART_WAITING;
     part->sent |= send_part(link, part);
+    part->repeated = false;
     part->wait_ms = FIRST_WAIT_MS;
     part->due_ms = now + part->wait_ms;
 }
@@ -72,8 +75,18 @@ static void back_off(struct part *part, int64_t now) {
     part->due_ms = now + part->backoff_ms;
 }
 
-/* An answer that leaves the number unused: the shard did not take the request. */
-static void refused(struct exchange *x, struct part *part, int64_t now) {
+/* Leave a numbering behind whose last number may or may not be taken: what is still under way must
+ * not be mistaken for the next request, nor be applied after the caller was told. */
+static void fence(struct link *link) {
+    link->incarnation++;
+    link->seq = 0;
+}
+
+/* An answer that leaves the number unused: the shard did not take the request. A second copy of it
+ * may meet another answer. */
+static void refused(struct exchange *x, struct link *link, struct part *part, int64_t now) {
+    if (x->recorded && part->repeated)
+        fence(link);
     part->sent = false;
     if (part->err == DIMFIT_ERR_FROZEN && !x->hold)
         part->state = PART_HELD;
@@ -82,22 +95,22 @@ static void refused(struct exchange *x, struct part *part, int64_t now) {
 }
 
 static void take_answer(struct dimfit *c, struct exchange *x, struct part *part,
-                        const struct wire_header *header, const uint8_t *body, size_t len,
-                        int64_t now) {
+                        const struct wire_header *header, zmq_msg_t *body, int64_t now) {
     struct link *const link = &c->links[part->shard];
     struct layout *layout = NULL;
     part->err = header->status;
     part->detail = header->detail;
     switch (header->status) {
     case DIMFIT_OK:
-        part->err = x->take(c, x, part, header, body, len);
+        zmq_msg_move(&part->answer, body);
+        part->err = x->take(c, x, part, header);
         part->state = PART_DONE;
         if (part->err != DIMFIT_OK)
             fail(part, part->err, link, part->detail.text);
         break;
     case DIMFIT_ERR_STALE_EPOCH:
         part->sent = false;
-        part->err = layout_decode(body, len, &layout, &part->detail);
+        part->err = layout_decode(zmq_msg_data(body), zmq_msg_size(body), &layout, &part->detail);
         if (part->err == DIMFIT_OK)
             part->err = client_take_layout(c, layout);
         if (part->err != DIMFIT_OK)
@@ -107,7 +120,7 @@ static void take_answer(struct dimfit *c, struct exchange *x, struct part *part,
         return; /* the number is still unused */
     case DIMFIT_ERR_EPOCH_AHEAD:
     case DIMFIT_ERR_FROZEN:
-        refused(x, part, now);
+        refused(x, link, part, now);
         return;
     case DIMFIT_ERR_SEQ_GAP:
         fail(part, DIMFIT_ERR_FENCED, link,
@@ -133,6 +146,22 @@ static bool receive_header(struct link *link, zmq_msg_t *part, struct wire_heade
     return true;
 }
 
+/* The frame after the header, empty where there is none; false when there are more than that. */
+static bool receive_body(struct link *link, zmq_msg_t *frame) {
+    if (!zmq_msg_more(frame)) {
+        zmq_msg_close(frame);
+        zmq_msg_init(frame);
+        return true;
+    }
+    bool good = zmq_msg_recv(frame, link->socket, 0) >= 0;
+    while (zmq_msg_more(frame)) {
+        good = false;
+        if (zmq_msg_recv(frame, link->socket, 0) < 0)
+            break;
+    }
+    return good;
+}
+
 /* Every message that is there; late answers to what was given up on are dropped by their number. */
 static void receive_all(struct dimfit *c, struct exchange *x, struct part *part, int64_t now) {
     struct link *const link = &c->links[part->shard];
@@ -140,20 +169,13 @@ static void receive_all(struct dimfit *c, struct exchange *x, struct part *part,
     zmq_msg_init(&frame);
     struct wire_header header;
     while (receive_header(link, &frame, &header)) {
-        const bool has_body = zmq_msg_more(&frame);
-        if (has_body && zmq_msg_recv(&frame, link->socket, 0) < 0)
-            break;
-        while (zmq_msg_more(&frame)) {
+        if (!receive_body(link, &frame))
             header.request = 0;
-            if (zmq_msg_recv(&frame, link->socket, 0) < 0)
-                break;
-        }
         if (!header.reply || header.request != part->header.request || part->state != PART_WAITING)
             continue;
         link->heard = true;
         client_heard(c, &header);
-        take_answer(c, x, part, &header, has_body ? zmq_msg_data(&frame) : NULL,
-                    has_body ? zmq_msg_size(&frame) : 0, now);
+        take_answer(c, x, part, &header, &frame, now);
     }
     zmq_msg_close(&frame);
 }
@@ -188,24 +210,31 @@ static int64_t wait_for_events(struct dimfit *c, struct exchange *x, int64_t now
 
 /* ---- deadlines ------------------------------------------------------------------------------- */
 
+/* A shard may be silent because it is elsewhere by now: the coordinator is asked before it is. */
+static void repeat(struct dimfit *c, struct part *part, int64_t now, bool *asked) {
+    const int64_t left = c->deadline_ms - now;
+    if (!*asked)
+        client_find_shards(c, left < FIND_MS ? left : FIND_MS);
+    *asked = part->repeated = true;
+    part->sent |= send_part(&c->links[part->shard], part);
+    part->wait_ms = 2 * part->wait_ms < LONGEST_WAIT_MS ? 2 * part->wait_ms : LONGEST_WAIT_MS;
+    part->due_ms = now + part->wait_ms;
+}
+
 static void repeat_due(struct dimfit *c, struct exchange *x, int64_t now) {
+    bool asked = false;
     for (size_t i = 0; i < x->n_parts; i++) {
         struct part *const part = &x->parts[i];
-        if (now < part->due_ms)
+        if (now < part->due_ms || now >= c->deadline_ms)
             continue;
         if (part->state == PART_BACKOFF) {
             make_and_send(c, x, part, now);
         } else if (part->state == PART_WAITING) {
-            part->sent |= send_part(&c->links[part->shard], part);
-            part->wait_ms = 2 * part->wait_ms < LONGEST_WAIT_MS ? 2 * part->wait_ms
-                                                                : LONGEST_WAIT_MS;
-            part->due_ms = now + part->wait_ms;
+            repeat(c, part, now, &asked);
         }
     }
 }
 
-/* A recorded request whose fate is unknown must not be mistaken for the next one, nor be applied
- * after the caller was told: a new incarnation fences what may still be under way. */
 static void give_up(struct dimfit *c, struct exchange *x, struct part *part) {
     struct link *const link = &c->links[part->shard];
     char text[160];
@@ -217,8 +246,7 @@ static void give_up(struct dimfit *c, struct exchange *x, struct part *part) {
     }
     snprintf(text, sizeof text, "no answer to a %s within %.1f s", x->what, seconds);
     if (x->recorded && part->sent) {
-        link->incarnation++;
-        link->seq = 0;
+        fence(link);
         fail(part, DIMFIT_ERR_MAYBE, link, text);
     } else {
         fail(part, link->heard ? DIMFIT_ERR_TIMEOUT : DIMFIT_ERR_UNREACHABLE, link, text);
@@ -235,11 +263,15 @@ static bool under_way(const struct exchange *x) {
 
 dimfit_err exchange_run(struct dimfit *c, struct exchange *x) {
     int64_t now = client_now_ms();
-    const int64_t deadline = now + c->timeout_ms;
+    const int64_t deadline = c->deadline_ms;
     for (size_t i = 0; i < x->n_parts; i++) {
         zmq_msg_init(&x->parts[i].body);
-        make_and_send(c, x, &x->parts[i], now);
+        zmq_msg_init(&x->parts[i].answer);
     }
+    if (now >= deadline)
+        return err_set(&c->detail, DIMFIT_ERR_TIMEOUT, "no time was left for a %s", x->what);
+    for (size_t i = 0; i < x->n_parts; i++)
+        make_and_send(c, x, &x->parts[i], now);
     while (under_way(x) && now < deadline) {
         now = wait_for_events(c, x, now, deadline);
         repeat_due(c, x, now);

@@ -18,6 +18,7 @@
 #include "proto/section.h"
 #include "worker/dimfit.h"
 
+#include <sys/types.h>
 #include <zmq.h>
 
 enum { CLIENT_MAGIC = 0x434c4e54 };
@@ -85,9 +86,9 @@ dimfit_err keys_split(struct keys *keys, uint32_t slot, const uint64_t *given, s
 struct link {
     void *socket;
     char endpoint[CLUSTER_ENDPOINT_MAX + 1];
-    uint64_t incarnation;
-    uint64_t seq; /* of the last recorded request that was settled */
-    bool heard;   /* it has answered before */
+    uint64_t incarnation; /* of the numbering; grows when a number's fate stays unknown */
+    uint64_t seq;         /* of the last recorded request that was settled */
+    bool heard;           /* it has answered before */
 };
 
 enum part_state {
@@ -103,11 +104,12 @@ struct part {
     size_t shard;
     enum part_state state;
     bool sent;                   /* a copy may be on its way or applied */
+    bool repeated;               /* more than one copy may be */
     int64_t due_ms;              /* when to send (again) */
     int64_t wait_ms, backoff_ms; /* of the last wait for an answer, for a refusal to pass */
     struct view *view;           /* the layout its message was made with */
     struct wire_header header;
-    zmq_msg_t body;
+    zmq_msg_t body, answer;
     dimfit_err err;
     struct err_detail detail;
 };
@@ -120,13 +122,14 @@ struct exchange {
     struct part *parts;
     /* Make part's header (kind and its own fields) and body under the handle's layout now. */
     dimfit_err (*make)(struct dimfit *c, struct exchange *x, struct part *part);
-    /* Take an answer of status OK in. PROTOCOL when its length is not what it must be. */
+    /* Check an answer of status OK, its body in part->answer: PROTOCOL when its length is not what
+     * it must be. The caller's memory is written once all parts are done. */
     dimfit_err (*take)(struct dimfit *c, struct exchange *x, struct part *part,
-                       const struct wire_header *header, const uint8_t *body, size_t len);
+                       const struct wire_header *header);
     void *self;
 };
 
-/* Run to the handle's deadline. The first failed part's error; FROZEN when parts were held and none
+/* Run to the call's deadline. The first failed part's error; FROZEN when parts were held and none
  * failed. Parts are the caller's, zeroed but for `shard`. */
 dimfit_err exchange_run(struct dimfit *c, struct exchange *x) MUST_CHECK;
 void exchange_fini(struct exchange *x);
@@ -153,8 +156,10 @@ struct held {
 
 struct dimfit {
     uint32_t magic;
+    pid_t pid; /* whose handle it is: sockets do not survive a fork */
     uint64_t client, incarnation;
     int64_t timeout_ms;
+    int64_t deadline_ms; /* of the call under way */
     struct rpc *coordinator;
     void *context;
     struct cluster_map *map;
@@ -182,8 +187,14 @@ void client_heard(struct dimfit *c, const struct wire_header *header);
 dimfit_err client_take_layout(struct dimfit *c, struct layout *layout) MUST_CHECK;
 /* Take a map on (takes it): links to shards that moved are made anew. */
 dimfit_err client_take_map(struct dimfit *c, struct cluster_map *map) MUST_CHECK;
-/* Every public call begins with this: clears the detail. */
-void client_begin(struct dimfit *c);
+/* Every public call begins with this: clears the detail and sets the deadline. STATE in a process
+ * that inherited the handle by a fork. */
+dimfit_err client_begin(struct dimfit *c) MUST_CHECK;
+/* Ask the coordinator where the shards are now. Nothing changes when it does not answer in time. */
+void client_find_shards(struct dimfit *c, int64_t timeout_ms);
+/* dimfit_declare() within the call under way. */
+dimfit_err client_declare(struct dimfit *c, const struct dimfit_declare *slots,
+                          size_t n) MUST_CHECK;
 /* The slot's number in the layout, declared with the cluster's defaults if need be. */
 dimfit_err client_slot(struct dimfit *c, uint32_t slot, size_t *out) MUST_CHECK;
 

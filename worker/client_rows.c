@@ -19,6 +19,27 @@ struct rows_call {
 
 /* ---- checks ---------------------------------------------------------------------------------- */
 
+/* All parts of a call must fit one message, so that the largest of them does. */
+static dimfit_err check_call(struct dimfit *c, enum dimfit_view view,
+                             const struct dimfit_rows *rows, size_t n) {
+    if (view != DIMFIT_FULL && view != DIMFIT_COMPACT)
+        return err_set(&c->detail, DIMFIT_ERR_INVALID, "view %d is none of 0, 1", (int)view);
+    size_t bytes = n * SECTION_ENTRY;
+    bool fits = n <= SECTIONS_MAX;
+    for (size_t i = 0; fits && i < n; i++) {
+        const size_t row = rows[i].width * sizeof(float) + sizeof(uint64_t) + sizeof(uint32_t);
+        size_t more;
+        fits = size_mul(rows[i].n, row, &more) &&
+               more <= (size_t)WIRE_BODY_MAX - SECTION_HEAD - bytes;
+        bytes += fits ? more : 0;
+    }
+    if (fits)
+        return DIMFIT_OK;
+    return err_set(&c->detail, DIMFIT_ERR_LIMIT,
+                   "a call may have %d slots and %zu bytes of keys and values; split it",
+                   SECTIONS_MAX, (size_t)WIRE_BODY_MAX);
+}
+
 static dimfit_err check_width(struct dimfit *c, enum dimfit_view view,
                               const struct dimfit_rows *rows) {
     const struct view_slot *const slot = &c->view->maps[view_find(c->view, rows->slot)];
@@ -188,15 +209,21 @@ static size_t answer_size(const struct dimfit *c, const struct rows_call *call,
     return values * sizeof(float);
 }
 
-/* Each row goes to where its key occurred first; repeats are filled in at the end. */
 static dimfit_err take_pull(struct dimfit *c, struct exchange *x, struct part *part,
-                            const struct wire_header *header, const uint8_t *body, size_t len) {
+                            const struct wire_header *header) {
     const struct rows_call *const call = x->self;
-    const size_t expected = answer_size(c, call, part);
+    const size_t expected = answer_size(c, call, part), len = zmq_msg_size(&part->answer);
     if (len != expected)
         return err_set(&part->detail, DIMFIT_ERR_PROTOCOL, "an answer of %zu bytes, not %zu", len,
                        expected);
-    const float *r = (const float *)body;
+    return DIMFIT_OK;
+}
+
+/* Each row goes to where its key occurred first; repeats are filled in at the end. Received bytes
+ * may lie at any address: a row that is computed with is copied first. */
+static void put_rows(const struct dimfit *c, const struct rows_call *call, struct part *part) {
+    const uint8_t *at = zmq_msg_data(&part->answer);
+    float r[LAYOUT_DIM_MAX];
     for (size_t i = 0; i < call->n; i++) {
         const struct dimfit_rows *const rows = &call->rows[i];
         const struct keys *const keys = &c->keys[i];
@@ -205,14 +232,16 @@ static dimfit_err take_pull(struct dimfit *c, struct exchange *x, struct part *p
             if (keys->shard[u] != part->shard)
                 continue;
             float *const out = rows->values + (size_t)keys->first[u] * rows->width;
-            if (call->view == DIMFIT_FULL)
+            const size_t bytes = slot->width * sizeof *out;
+            if (call->view == DIMFIT_COMPACT || slot->kind == VIEW_SAME) {
+                memcpy(out, at, bytes);
+            } else {
+                memcpy(r, at, bytes);
                 view_rows(slot, r, out);
-            else
-                memcpy(out, r, slot->width * sizeof *out);
-            r += slot->width;
+            }
+            at += bytes;
         }
     }
-    return DIMFIT_OK;
 }
 
 static void fill_repeats(const struct dimfit *c, const struct rows_call *call) {
@@ -247,9 +276,12 @@ static void end_rows(struct rows_call *call, struct exchange *x) {
 
 dimfit_err dimfit_pull(struct dimfit *c, enum dimfit_view view, const struct dimfit_rows *rows,
                        size_t n) {
-    client_begin(c);
     struct rows_call call = {.view = view, .n = n, .rows = rows};
-    dimfit_err err = split(c, &call);
+    dimfit_err err = client_begin(c);
+    if (err == DIMFIT_OK)
+        err = check_call(c, view, rows, n);
+    if (err == DIMFIT_OK)
+        err = split(c, &call);
     for (size_t i = 0; err == DIMFIT_OK && i < n; i++)
         err = check_width(c, view, &rows[i]);
     if (err != DIMFIT_OK)
@@ -257,6 +289,8 @@ dimfit_err dimfit_pull(struct dimfit *c, enum dimfit_view view, const struct dim
     call.epoch = c->view->shown.epoch;
     struct exchange x = {.what = "pull", .make = make_pull, .take = take_pull};
     err = run_rows(c, &call, &x);
+    for (size_t p = 0; err == DIMFIT_OK && p < x.n_parts; p++)
+        put_rows(c, &call, &x.parts[p]);
     if (err == DIMFIT_OK)
         fill_repeats(c, &call);
     if (err == DIMFIT_OK && view == DIMFIT_COMPACT)
@@ -352,7 +386,7 @@ static dimfit_err make_push(struct dimfit *c, struct exchange *x, struct part *p
 }
 
 static dimfit_err take_push(struct dimfit *c, struct exchange *x, struct part *part,
-                            const struct wire_header *header, const uint8_t *body, size_t len) {
+                            const struct wire_header *header) {
     return DIMFIT_OK;
 }
 
@@ -514,11 +548,10 @@ done:
 }
 
 static dimfit_err flush(struct dimfit *c, bool wait) {
-    const int64_t deadline = client_now_ms() + c->timeout_ms;
     dimfit_err err = DIMFIT_OK;
     while (c->held != NULL) {
         err = flush_once(c);
-        if (err != DIMFIT_ERR_FROZEN || !wait || client_now_ms() >= deadline)
+        if (err != DIMFIT_ERR_FROZEN || !wait || client_now_ms() + FLUSH_RETRY_MS >= c->deadline_ms)
             return err;
         client_sleep_ms(FLUSH_RETRY_MS);
     }
@@ -526,8 +559,8 @@ static dimfit_err flush(struct dimfit *c, bool wait) {
 }
 
 dimfit_err dimfit_flush(struct dimfit *c) {
-    client_begin(c);
-    return flush(c, true);
+    const dimfit_err err = client_begin(c);
+    return err != DIMFIT_OK ? err : flush(c, true);
 }
 
 static int compare_slots(const void *x, const void *y) {
@@ -579,7 +612,11 @@ static dimfit_err check_push(struct dimfit *c, struct rows_call *call) {
 
 dimfit_err dimfit_push(struct dimfit *c, enum dimfit_view view, const struct dimfit_rows *rows,
                        size_t n, const struct dimfit_push *push) {
-    client_begin(c);
+    dimfit_err err = client_begin(c);
+    if (err == DIMFIT_OK)
+        err = check_call(c, view, rows, n);
+    if (err != DIMFIT_OK)
+        return err;
     const struct dimfit_push plain = {.mode = DIMFIT_TRAIN};
     struct rows_call call = {.view = view, .n = n, .push = push != NULL ? *push : plain};
     const bool train = (call.push.mode & DIMFIT_TRAIN) != 0;
@@ -589,7 +626,7 @@ dimfit_err dimfit_push(struct dimfit *c, enum dimfit_view view, const struct dim
     call.push.step = call.push.step != 0 ? call.push.step : own_step(c);
     call.push.samples = call.push.samples != 0 ? call.push.samples : 1;
     struct dimfit_rows *sorted = NULL;
-    dimfit_err err = sort_slots(c, rows, n, &sorted);
+    err = sort_slots(c, rows, n, &sorted);
     if (err != DIMFIT_OK)
         return err;
     call.rows = sorted;

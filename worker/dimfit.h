@@ -17,11 +17,12 @@
  * narrows the rows goes unnoticed. DIMFIT_COMPACT: rows as stored, for models with a transform of their
  * own; dimfit_layout() tells widths, bases and means.
  *
- * Contracts. A handle belongs to one thread at a time; different handles to different threads. Arrays
- * passed in are borrowed until the call returns; what a call returns by pointer belongs to the handle
- * unless said otherwise. Every call ends within the handle's time limit. No call aborts the process.
- * Results are valid on DIMFIT_OK only; the rows of a failed pull are unspecified. A failed call is
- * explained by dimfit_errmsg(). A push that was acknowledged is applied exactly once, whatever was retried.
+ * Contracts. A handle belongs to one thread at a time; different handles to different threads. After
+ * a fork the child connects anew: an inherited handle gives STATE and can only be closed. Arrays passed
+ * in are borrowed until the call returns; what a call returns by pointer belongs to the handle unless
+ * said otherwise. Every call ends within the handle's time limit. No call aborts the process or leaves
+ * a result half-written: results are written on DIMFIT_OK only. A failed call is explained by
+ * dimfit_errmsg(). A push that was acknowledged is applied exactly once, whatever was retried.
  *
  * Keys may repeat within a call: they are pulled once, their gradients are summed, and how often each
  * occurred is reported to the shards as lookups.
@@ -60,7 +61,7 @@ struct dimfit;
 
 struct dimfit_options {
     size_t size;          /* sizeof(struct dimfit_options), so that fields can be added */
-    double timeout;       /* seconds any call may take; 0: 10 */
+    double timeout;       /* seconds any call may take, up to 1e6; 0: 10 */
     uint64_t client;      /* identity for exactly-once; 0: a random one */
     uint64_t incarnation; /* of that identity, growing with restarts; 0: the time in ns */
 };
@@ -151,8 +152,9 @@ struct dimfit_push {
  * before is mapped to the current one.
  *
  * While a search has frozen training, a training push is held and repeated until the freeze ends or
- * the time limit does (FROZEN then, and what some shards have not taken is dropped). With no_hold it returns FROZEN at once: what some shards have not taken stays
- * with the handle, the caller may pull and score meanwhile, and dimfit_flush() delivers the rest.
+ * the time limit does (FROZEN then, and what some shards have not taken is dropped). With no_hold it
+ * returns FROZEN at once: what some shards have not taken stays with the handle, the caller may pull
+ * and score meanwhile, and dimfit_flush() delivers the rest.
  *
  * MAYBE: no answer in time, the push may or may not have been applied on some shards; it is not sent
  * again. NOT_FINITE, UNKNOWN_SLOT, WIDTH: refused, nothing changed anywhere. */

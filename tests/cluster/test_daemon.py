@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import struct
+import threading
 import time
 
 import numpy as np
@@ -370,6 +371,83 @@ def test_restarted_coordinator_finds_its_shards_again(cluster, connect, ctl, sta
     np.testing.assert_array_equal(fresh.pull({1: KEYS})[1], want)
     fresh.search(kappa=0.5, strategy="uniform", wait=True)
     assert c.pull({1: KEYS}, view="compact")[1].shape == (200, 4)
+
+
+# ---- pauses --------------------------------------------------------------------------------------
+
+ONE = {"slots": [{"id": 1, "dim": 4, "optimizer": "sgd", "lr": 1, "init": "zero"}]}
+ONES = np.ones((200, 4), np.float32)
+
+
+@pytest.fixture
+def pause():
+    """A context in which a daemon is stopped, as by a debugger or a machine that swaps."""
+
+    @contextlib.contextmanager
+    def pause(daemon):
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+
+    return pause
+
+
+def test_push_to_a_paused_shard_is_applied_once(cluster, connect, pause):
+    coordinator, shards = cluster(2, settings=ONE)
+    c = connect(coordinator, timeout=30)
+    failures = []
+
+    def work():
+        try:
+            c.push({1: (KEYS, ONES)})
+        except Exception as error:
+            failures.append(error)
+
+    pushing = threading.Thread(target=work)
+    with pause(shards[0]):
+        pushing.start()
+        pushing.join(4)  # retries pile up meanwhile
+        assert pushing.is_alive()
+    pushing.join()
+    assert failures == []
+    c.push({1: (KEYS, ONES)})
+    np.testing.assert_array_equal(c.pull({1: KEYS})[1], -2)
+
+
+def test_push_that_timed_out_happens_at_most_once_and_the_client_goes_on(cluster, connect, pause):
+    coordinator, shards = cluster(2, settings=ONE)
+    c, other = connect(coordinator, timeout=1), connect(coordinator)
+    with pause(shards[0]), pytest.raises(Exception) as info:
+        c.push({1: (KEYS, ONES)})
+    assert info.value.code == "MAYBE", info.value
+    # At the other shard it has happened; at the paused one it may have.
+    c.push({1: (KEYS, 4 * ONES)})
+    rows = other.pull({1: KEYS})[1]
+    assert set(np.unique(rows)) <= {-4.0, -5.0} and (rows == -5).any()
+    c.push({1: (KEYS, 4 * ONES)})
+    np.testing.assert_array_equal(other.pull({1: KEYS})[1], rows - 4)
+
+
+def test_training_goes_on_while_the_coordinator_is_paused(cluster, connect, ctl, pause):
+    coordinator, shards = cluster(2, settings=ONE)
+    c = connect(coordinator, timeout=2)
+    with pause(coordinator):
+        for _ in range(5):
+            c.push({1: (KEYS, ONES)})
+        np.testing.assert_array_equal(c.pull({1: KEYS})[1], -5)
+        with pytest.raises(Exception) as info:
+            c.status()
+        assert info.value.code in ("TIMEOUT", "UNREACHABLE", "MAYBE")
+        assert coordinator.endpoint in info.value.message
+        done = ctl(coordinator, "--timeout", "1", "status")
+        assert done.returncode == 3 and coordinator.endpoint in done.stderr
+        # Not even shaken hands: nothing can have been asked.
+        done = ctl(coordinator, "--timeout", "1", "search", "start", "--kappa", "0.5")
+        assert done.returncode == 3, done
+    c.search(kappa=0.5, strategy="uniform", wait=True)
+    assert c.layout()[1].width == 2
 
 
 # ---- hostile peers -------------------------------------------------------------------------------

@@ -309,6 +309,19 @@ def test_declared_slot_is_as_it_was_asked_for(standalone, connect):
     assert "8" in info.value.message
 
 
+def test_large_calls_are_the_sum_of_small_ones(standalone, connect, rng):
+    slot = {"id": 1, "dim": 16, "optimizer": "sgd", "lr": 1}
+    c = connect(standalone(3, slots=[slot]))
+    keys = random_keys(rng, 300_000)
+    rows = c.pull({1: keys})[1]
+    for part in np.split(np.arange(300_000), 6):
+        np.testing.assert_array_equal(c.pull({1: keys[part]})[1], rows[part])
+    grads = rng.normal(size=rows.shape).astype(np.float32)
+    c.push({1: (keys, grads)})
+    np.testing.assert_allclose(c.pull({1: keys})[1], rows - grads, rtol=1e-6, atol=1e-7)
+    assert c.stats()["totals"]["rows"] == np.unique(keys).size
+
+
 # ---- refused arguments ---------------------------------------------------------------------------
 
 
@@ -606,6 +619,27 @@ def test_closed_client_refuses_calls(standalone, connect):
         with fails("STATE"):
             call()
     connect(daemon)
+
+
+def test_clusters_may_listen_at_a_path(start, connect, config, tmp_path):
+    path = f"ipc://{tmp_path}/dimfit.sock"
+    start("standalone", "--bind", path, "--config", config(slots=SLOTS)).wait_ready()
+    assert connect(path).pull({1: EDGES})[1].shape == (6, 8)
+
+
+def test_connect_waits_for_shards_that_are_late(start, connect, config):
+    bind = ["--bind", "tcp://127.0.0.1:*", "--shards", 2]
+    coordinator = start("coordinator", *bind, "--config", config(slots=SLOTS)).wait_ready()
+    with pytest.raises(dimfit.Error) as info:
+        connect(coordinator, timeout=0.5)
+    assert info.value.code in ("UNREACHABLE", "TIMEOUT", "BUSY") and "shard" in info.value.message
+    clients = []
+    waiting = threading.Thread(target=lambda: clients.append(connect(coordinator, timeout=20)))
+    waiting.start()
+    shards = [start("shard", "--coordinator", coordinator.endpoint) for _ in range(2)]
+    waiting.join()
+    assert clients[0].pull({1: EDGES})[1].shape == (6, 8)
+    assert {s["pid"] for s in clients[0].status()["shards"]} == {shard.pid for shard in shards}
 
 
 def test_client_that_never_connected_can_be_collected():

@@ -724,3 +724,133 @@ def test_slots_that_are_not_searched_stay_as_they_are(filled, world):
     assert [slot["id"] for slot in plan["slots"]] == list(DIMS)
     np.testing.assert_array_equal(c.pull({9: world.keys[1]})[9], before)
     assert c.stats()["params_linear"] == 40
+
+
+def test_changes_of_any_basis_follow_each_other(filled, world):
+    c = filled(3)
+    want = c.pull(world.keys)
+    for kappa, basis in ((0.9, "rotated"), (0.8, "axis"), (1, "rotated"), (0.7, "rotated")):
+        c.search(kappa=kappa, strategy="magnitude", basis=basis, wait=True)
+        got, layout = c.pull(world.keys), c.layout()
+        for i in DIMS:
+            want[i] = projected(want[i], layout[i])
+            np.testing.assert_allclose(got[i], want[i], atol=1e-5)
+    assert c.layout().epoch == 4
+    assert c.stats()["params"] <= 0.9 * 0.8 * 0.7 * WHOLE
+
+
+def test_scores_in_a_changed_layout_are_of_its_coordinates(filled, world):
+    c = filled(2)
+    scored_change(c, world, kappa=0.6, basis="rotated")
+    layout, world.rows = c.layout(), c.pull(world.keys, view="compact")
+    world.score(c)  # full view
+    total = {i: np.zeros(layout[i].width) for i in DIMS}
+    for samples, parts in world.steps:
+        for i, (pick, grads) in parts.items():
+            g = grads.astype(float) @ layout[i].basis
+            total[i] += np.abs(samples * (world.rows[i].astype(float)[pick] * g).sum(0))
+    want = flat(shares(total))
+    np.testing.assert_allclose(flat(c.scores("step")), want, rtol=0, atol=1e-5 * want.max())
+
+
+# ---- while others work ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("basis", ["axis", "rotated"])
+def test_no_push_is_lost_or_doubled_while_layouts_change(filled, world, connect, basis):
+    """Workers that know nothing of layouts push steps to and fro; at full width each must count."""
+    c = filled(3)
+    before = c.pull(world.keys)
+    pushes, failures, over = [0, 0, 0], [], threading.Event()
+
+    def work(n):
+        try:
+            client = connect(world.endpoint)
+            while not over.is_set():
+                step = -0.5 if pushes[n] % 2 else 0.5
+                grads = {i: (world.keys[i], np.full((ROWS[i], d), step)) for i, d in DIMS.items()}
+                client.push(grads, mode="train+score")
+                pushes[n] += 1
+                client.pull(world.keys)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(6):
+            c.search(kappa=1, basis=basis, samples=50, wait=True)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert c.layout().epoch == 6 and min(pushes) > 0
+    after = c.pull(world.keys)
+    for i in DIMS:
+        want = before[i] - 0.5 * sum(n % 2 for n in pushes)
+        np.testing.assert_allclose(after[i], want, atol=0.01)  # thousands of roundings
+
+
+def test_compact_pulls_are_of_one_layout_while_layouts_change(filled, world, connect):
+    c = filled(3)
+    failures, pulls, over = [], [0], threading.Event()
+
+    def work():
+        try:
+            client = connect(world.endpoint)
+            while not over.is_set():
+                rows, layout = client.pull(world.keys, view="compact"), client.layout()
+                for i in DIMS:
+                    assert rows[i].shape == (ROWS[i], layout[i].width)
+                    v = rows[i] @ layout[i].basis.T + layout[i].mean
+                    np.testing.assert_allclose(v, world.rows[i], atol=1e-5)
+                pulls[0] += 1
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(10):
+            c.search(kappa=1, strategy="magnitude", basis="rotated", wait=True)
+    finally:
+        over.set()
+        thread.join()
+    assert failures == [] and pulls[0] > 0
+
+
+# ---- limits --------------------------------------------------------------------------------------
+
+
+def test_scores_over_the_memory_limit_are_refused_in_a_search(filled, world):
+    c = filled(1, ["--score-memory", "1M"])
+    c.search(kappa=0.5, basis="rotated", plan_only=True, samples=ENDLESS)
+    with pytest.raises(dimfit.Error) as info:
+        for n in range(2000):
+            world.score(c, first=1 + n * len(world.steps))
+    assert info.value.code == "LIMIT" and "score" in info.value.message
+    assert c.search_plan()["kept_score"] > 0  # what was scored before counts
+
+
+def test_oldest_steps_go_when_scores_outside_a_search_are_over_the_limit(filled, world):
+    c = filled(2, ["--score-memory", "1M"])
+    for n in range(1500):
+        world.score(c, first=1 + n * len(world.steps))
+    reply = c.admin("scores")
+    assert 0 < reply["samples"] < 1500 * 64 * len(world.steps)
+    assert abs(flat(c.scores()).sum() - 1) < 1e-9
+
+
+def test_change_over_the_memory_limit_is_refused_everywhere(filled, world):
+    c = filled(2, ["--max-memory", "1M"])
+    before = c.pull(world.keys)
+    c.search(kappa=0.5, strategy="uniform")
+    with pytest.raises(dimfit.Error) as info:
+        c.search_wait()
+    assert info.value.code == "STATE" and "max-memory" in info.value.message, info.value
+    assert c.layout().epoch == 0
+    after = c.pull(world.keys)
+    for i in DIMS:
+        np.testing.assert_array_equal(after[i], before[i])
