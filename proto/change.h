@@ -1,13 +1,13 @@
 /*
  * A layout change: what takes the rows of one epoch to the next.
  *
- * For a slot that changes from width `from` to `to`, values move by r' = (r - shift) T and gradients by
- * N (a gradient g in old stored coordinates is g N in new ones); M_new = M_old N, and
- * mean_new = mean_old + shift M_old^T. An orthogonal change has T = N; a `keep` change selects stored
- * coordinates, bit for bit, with no shift. Slots not named stay as they are.
+ * For a slot that changes from width `from` to `to`, values move by r' = (r - shift) T and
+ * gradients by N (a gradient g in old stored coordinates is g N in new ones); M_new = M_old N, and
+ * mean_new = mean_old + shift M_old^T. An orthogonal change has T = N; a `keep` change selects
+ * stored coordinates, bit for bit, with no shift. Slots not named stay as they are.
  *
- * Optimizer state through a change: row-wise AdaGrad's sum is kept (invariant under rotation), first
- * moments m' = m N, per-dimension second moments s' = s (N o N).
+ * Optimizer state through a change: row-wise AdaGrad's sum is kept (invariant under rotation),
+ * first moments m' = m N, per-dimension second moments s' = s (N o N).
  */
 #ifndef PROTO_CHANGE_H
 #define PROTO_CHANGE_H
@@ -39,7 +39,8 @@ dimfit_err change_slot_alloc(struct change_slot *slot, uint32_t id, uint32_t fro
 
 const struct change_slot *change_find(const struct change *change, uint32_t id);
 
-/* The layout after the change. INVALID when the change does not fit the layout: epoch, slot, width. */
+/* The layout after the change. INVALID when the change does not fit the layout: epoch, slot, width.
+ */
 dimfit_err change_apply(const struct change *change, const struct layout *layout,
                         struct layout **out, struct err_detail *detail) MUST_CHECK;
 

@@ -98,7 +98,7 @@ dimfit_err coordinator_new(const struct coordinator_options *options,
     c->magic = COORDINATOR_MAGIC;
     c->options = *options;
     c->io = *io;
-    c->started_ms = io->now_ms(io->self);
+    c->started_ms = c->awake_ms = io->now_ms(io->self);
     dimfit_err err = DIMFIT_ERR_NOMEM;
     c->members = calloc(options->shards, sizeof *c->members);
     if (c->members != NULL)
@@ -162,10 +162,19 @@ bool coordinator_answering(const struct coordinator *c, struct err_detail *detai
     return true;
 }
 
+/* While we were stopped ourselves (a signal, a suspended machine) nobody was silent to us. */
+static void notice_pause(struct coordinator *c) {
+    const int64_t now = c->io.now_ms(c->io.self), gap = now - c->awake_ms;
+    for (size_t i = 0; gap > PAUSE_MS && i < c->options.shards; i++)
+        c->members[i].seen_ms += gap;
+    c->awake_ms = now;
+}
+
 void coordinator_receive(struct coordinator *coordinator, const struct route *from,
                          const struct wire_header *header, const uint8_t *body, size_t len) {
     struct coordinator *const c = coordinator;
     CHECK_OBJ_NOTNULL(c, COORDINATOR_MAGIC);
+    notice_pause(c);
     if (header->reply) {
         size_t number;
         if (members_find(c, from, &number))
@@ -208,6 +217,7 @@ void coordinator_receive(struct coordinator *coordinator, const struct route *fr
 void coordinator_tick(struct coordinator *coordinator) {
     struct coordinator *const c = coordinator;
     CHECK_OBJ_NOTNULL(c, COORDINATOR_MAGIC);
+    notice_pause(c);
     const int64_t now = c->io.now_ms(c->io.self);
     op_tick(c, now);
     barrier_tick(c, now);

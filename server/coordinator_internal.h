@@ -13,6 +13,7 @@
 enum {
     COORDINATOR_MAGIC = 0x434f4f52,
     SILENT_AFTER_MS = 5000, /* shards send a heartbeat every second */
+    PAUSE_MS = 1000,        /* ticks come several times a second */
 };
 
 /* A request that is answered later. */
@@ -103,7 +104,7 @@ struct coordinator {
     struct search search;
     uint64_t next_op, next_search;
     size_t adding; /* operations under way that add slots */
-    int64_t started_ms;
+    int64_t started_ms, awake_ms; /* awake: the last time we did anything */
     bool stopping;
 };
 

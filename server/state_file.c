@@ -8,8 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char NAME[] = "coordinator.state";
-static const char NEXT[] = "coordinator.state.next";
+static const char NAME[] = STATE_FILE_NAME;
+static const char NEXT[] = STATE_FILE_NAME ".next";
 
 struct state_file {
     int folder; /* also the lock's holder */

@@ -9,6 +9,8 @@
 
 #include "proto/buf.h"
 
+#define STATE_FILE_NAME "coordinator.state"
+
 struct state_file;
 
 /* Make the folder if need be and lock it: BUSY when another process has it, IO naming the path. */

@@ -12,8 +12,8 @@
     TEXT(DIMFIT_VERSION_MAJOR) "." TEXT(DIMFIT_VERSION_MINOR) "." TEXT(DIMFIT_VERSION_PATCH)
 
 /* libc looks this name up: it must be visible. */
-__attribute__((visibility("default"))) const char *argp_program_version =
-    "dimfit-train " VERSION_TEXT;
+__attribute__((visibility("default")))
+const char *argp_program_version = "dimfit-train " VERSION_TEXT;
 
 static const char doc[] =
     "Train a click model (factorization machine, Wide & Deep or DeepFM) on a dimfit cluster and, "

@@ -1,0 +1,153 @@
+#include "proto/section.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+/* Two sections, 2 rows of 3 and 1 row of 1: keys 10 11 12, gradients 0..6, lookups 1 2 3. Allocated
+ * to its exact length, so that a read past the end is seen. */
+static uint8_t *body_of(bool push, bool lookups, size_t *len) {
+    static const struct section items[2] = {
+        {.slot = 5, .rows = 2, .width = 3},
+        {.slot = 9, .rows = 1, .width = 1},
+    };
+    *len = section_body_size(2, 3, push ? 7 : 0, push, lookups);
+    uint8_t *const body = malloc(*len);
+    assert_non_null(body);
+    uint8_t *at = body + section_put_head(body, items, 2, lookups ? SECTION_LOOKUPS : 0);
+    for (uint64_t i = 0; i < 3; i++, at += 8)
+        memcpy(at, &(uint64_t){10 + i}, 8);
+    for (int i = 0; push && i < 7; i++, at += 4)
+        memcpy(at, &(float){(float)i}, 4);
+    for (uint32_t i = 0; push && lookups && i < 3; i++, at += 4)
+        memcpy(at, &(uint32_t){i + 1}, 4);
+    assert_ptr_equal(at, body + *len);
+    return body;
+}
+
+static void parsed_push_points_at_what_was_written(void **state) {
+    size_t len;
+    uint8_t *const body = body_of(true, true, &len);
+    struct section_list list = {0};
+    assert_int_equal(section_parse(&list, body, len, true, NULL), DIMFIT_OK);
+    assert_int_equal(list.n, 2);
+    assert_int_equal(list.rows, 3);
+    assert_int_equal(list.values, 7);
+    const struct section *const a = &list.items[0], *const b = &list.items[1];
+    assert_true(a->slot == 5 && a->rows == 2 && a->width == 3);
+    assert_true(b->slot == 9 && b->rows == 1 && b->width == 1);
+    assert_int_equal(load_u64(a->keys + 8), 11);
+    assert_int_equal(load_u64(b->keys), 12);
+    assert_true(load_f32(a->grads + 20) == 5 && load_f32(b->grads) == 6);
+    assert_int_equal(load_u32(a->lookups + 4), 2);
+    assert_int_equal(load_u32(b->lookups), 3);
+    section_list_fini(&list);
+    free(body);
+}
+
+static void a_pull_has_keys_alone(void **state) {
+    size_t len;
+    uint8_t *const body = body_of(false, false, &len);
+    struct section_list list = {0};
+    assert_int_equal(section_parse(&list, body, len, false, NULL), DIMFIT_OK);
+    assert_int_equal(load_u64(list.items[1].keys), 12);
+    assert_null(list.items[0].grads);
+    assert_null(list.items[0].lookups);
+    section_list_fini(&list);
+    free(body);
+}
+
+static void lookups_left_out_are_one_each(void **state) {
+    size_t len;
+    uint8_t *const body = body_of(true, false, &len);
+    struct section_list list = {0};
+    assert_int_equal(section_parse(&list, body, len, true, NULL), DIMFIT_OK);
+    assert_null(list.items[0].lookups);
+    section_list_fini(&list);
+    free(body);
+}
+
+static void no_sections_are_a_body_too(void **state) {
+    uint8_t body[SECTION_HEAD];
+    assert_int_equal(section_put_head(body, NULL, 0, 0), sizeof body);
+    struct section_list list = {0};
+    assert_int_equal(section_parse(&list, body, sizeof body, true, NULL), DIMFIT_OK);
+    assert_int_equal(list.n, 0);
+    section_list_fini(&list);
+}
+
+static void every_other_length_is_refused(void **state) {
+    size_t len;
+    uint8_t *const body = body_of(true, true, &len);
+    struct section_list list = {0};
+    for (size_t cut = 0; cut < len; cut++) {
+        uint8_t *const part = malloc(cut > 0 ? cut : 1);
+        memcpy(part, body, cut);
+        assert_int_equal(section_parse(&list, part, cut, true, NULL), DIMFIT_ERR_PROTOCOL);
+        free(part);
+    }
+    uint8_t *const more = calloc(1, len + 1);
+    memcpy(more, body, len);
+    struct err_detail detail;
+    assert_int_equal(section_parse(&list, more, len + 1, true, &detail), DIMFIT_ERR_PROTOCOL);
+    assert_non_null(strstr(detail.text, "the sections add up to"));
+    free(more);
+    section_list_fini(&list);
+    free(body);
+}
+
+static dimfit_err parse_with(size_t offset, uint32_t value, bool push) {
+    size_t len;
+    uint8_t *const body = body_of(push, false, &len);
+    memcpy(body + offset, &value, sizeof value);
+    struct section_list list = {0};
+    const dimfit_err err = section_parse(&list, body, len, push, NULL);
+    section_list_fini(&list);
+    free(body);
+    return err;
+}
+
+static void counts_that_cannot_be_are_refused(void **state) {
+    static const uint32_t bad[] = {UINT32_MAX, 1u << 31, SECTIONS_MAX + 1, 1000};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        assert_int_equal(parse_with(0, bad[i], true), DIMFIT_ERR_PROTOCOL);      /* sections */
+        assert_int_equal(parse_with(8 + 4, bad[i], true), DIMFIT_ERR_PROTOCOL);  /* rows */
+        assert_int_equal(parse_with(8 + 8, bad[i], true), DIMFIT_ERR_PROTOCOL);  /* width */
+        assert_int_equal(parse_with(24 + 8, bad[i], true), DIMFIT_ERR_PROTOCOL); /* the last's */
+    }
+}
+
+static void unknown_flags_are_refused(void **state) {
+    assert_int_equal(parse_with(4, 2, true), DIMFIT_ERR_PROTOCOL);
+    assert_int_equal(parse_with(4, 1u << 31, true), DIMFIT_ERR_PROTOCOL);
+    assert_int_equal(parse_with(4, SECTION_LOOKUPS, false), DIMFIT_ERR_PROTOCOL); /* of a pull */
+}
+
+static void a_list_is_used_again(void **state) {
+    size_t len;
+    uint8_t *const body = body_of(true, true, &len);
+    struct section_list list = {0};
+    assert_int_equal(section_parse(&list, body, len, true, NULL), DIMFIT_OK);
+    const struct section *const items = list.items;
+    assert_int_equal(section_parse(&list, body, len, true, NULL), DIMFIT_OK);
+    assert_ptr_equal(list.items, items);
+    section_list_fini(&list);
+    free(body);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(parsed_push_points_at_what_was_written),
+        cmocka_unit_test(a_pull_has_keys_alone),
+        cmocka_unit_test(lookups_left_out_are_one_each),
+        cmocka_unit_test(no_sections_are_a_body_too),
+        cmocka_unit_test(every_other_length_is_refused),
+        cmocka_unit_test(counts_that_cannot_be_are_refused),
+        cmocka_unit_test(unknown_flags_are_refused),
+        cmocka_unit_test(a_list_is_used_again),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
