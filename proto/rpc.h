@@ -1,6 +1,6 @@
 /*
- * One request at a time to a coordinator or shard, over one DEALER socket: for dimfitctl, the client
- * library's control calls, and tests.
+ * One request at a time to a coordinator or shard, over one DEALER socket: for dimfitctl, the
+ * client library's control calls, and tests.
  *
  * Replies to requests given up on are recognised by their number and dropped. One thread at a time.
  */
@@ -11,8 +11,8 @@
 
 struct rpc;
 
-/* Does not wait for the peer: a first call that gets no answer is UNREACHABLE. INVALID for an endpoint
- * ZeroMQ refuses. */
+/* Does not wait for the peer: a first call that gets no answer is UNREACHABLE. INVALID for an
+ * endpoint ZeroMQ refuses. */
 dimfit_err rpc_open(const char *endpoint, struct rpc **out, struct err_detail *detail) MUST_CHECK;
 void rpc_close(struct rpc **rpc);
 
@@ -23,11 +23,11 @@ struct rpc_reply {
     size_t len;
 };
 
-/* Send the request (its `request` number is set here) with body[len], and wait up to timeout_ms. Returns
- * the reply's status, with its detail. UNREACHABLE when no answer ever came on this rpc, MAYBE when one
- * came before but not this time. */
+/* Send the request (its `request` number is set here) with body[len], and wait up to timeout_ms.
+ * Returns the reply's status, with its detail. UNREACHABLE when no answer ever came on this rpc,
+ * MAYBE when one came before but not this time. */
 dimfit_err rpc_call(struct rpc *rpc, struct wire_header *request, const void *body, size_t len,
-                    int64_t timeout_ms, struct rpc_reply *out, struct err_detail *detail)
-    MUST_CHECK;
+                    int64_t timeout_ms, struct rpc_reply *out,
+                    struct err_detail *detail) MUST_CHECK;
 
 #endif

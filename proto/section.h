@@ -7,9 +7,9 @@
  *     push only  f32 gradients[sum rows * width]
  *                u32 lookups[sum rows]             with SECTION_LOOKUPS
  *
- * Everything is little-endian and unaligned. A pull's reply has no structure of its own: the values of
- * the sections in the order asked, each rows x width. Replies never echo keys. A parsed section points
- * into the frame; nothing is copied.
+ * Everything is little-endian and unaligned. A pull's reply has no structure of its own: the values
+ * of the sections in the order asked, each rows x width. Replies never echo keys. A parsed section
+ * points into the frame; nothing is copied.
  */
 #ifndef PROTO_SECTION_H
 #define PROTO_SECTION_H

@@ -103,7 +103,7 @@ struct coordinator {
     struct barrier *barriers;
     struct search search;
     uint64_t next_op, next_search;
-    size_t adding; /* operations under way that add slots */
+    size_t adding;                /* operations under way that add slots */
     int64_t started_ms, awake_ms; /* awake: the last time we did anything */
     bool stopping;
 };

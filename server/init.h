@@ -1,8 +1,8 @@
 /*
  * Initial values: what a feasign reads before it was ever trained.
  *
- * v_init is a pure function of (seed, slot, feasign, dimension) at model width, in the coordinates of
- * epoch 0; the layout's initial map takes it to the current stored row. Deterministic over shard
+ * v_init is a pure function of (seed, slot, feasign, dimension) at model width, in the coordinates
+ * of epoch 0; the layout's initial map takes it to the current stored row. Deterministic over shard
  * counts, arrival order, restarts and machines of one libm.
  */
 #ifndef SERVER_INIT_H

@@ -1,6 +1,6 @@
 /*
- * Small JSON pieces that the admin plane's answers share. Everything returned is new and may be NULL
- * out of memory, as in jansson; json_pack() and the set functions take NULL for "no answer".
+ * Small JSON pieces that the admin plane's answers share. Everything returned is new and may be
+ * NULL out of memory, as in jansson; json_pack() and the set functions take NULL for "no answer".
  */
 #ifndef SERVER_REPORT_H
 #define SERVER_REPORT_H

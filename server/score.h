@@ -1,11 +1,12 @@
 /*
- * A shard's score sums: for each scoring step and slot, what pushes add up (stats.h, design 2.1-2.4).
+ * A shard's score sums: for each scoring step and slot, what pushes add up (stats.h,
+ * design 2.1-2.4).
  *
- * A push opens its step once, then asks for each slot's sums, and the table adds to them inside the pass
- * over the rows. Steps are kept whole until the coordinator gathers them, since absolute values and
- * the change of basis come after the sum over shards and workers. Memory is bounded by a limit: inside
- * a search a push that would go over it is refused (LIMIT), outside the oldest steps are dropped and
- * their ids remembered. Owned by the shard's thread.
+ * A push opens its step once, then asks for each slot's sums, and the table adds to them inside the
+ * pass over the rows. Steps are kept whole until the coordinator gathers them, since absolute
+ * values and the change of basis come after the sum over shards and workers. Memory is bounded by a
+ * limit: inside a search a push that would go over it is refused (LIMIT), outside the oldest steps
+ * are dropped and their ids remembered. Owned by the shard's thread.
  */
 #ifndef SERVER_SCORE_H
 #define SERVER_SCORE_H
@@ -26,13 +27,14 @@ struct score_sums {
 dimfit_err score_new(uint64_t max_bytes, struct score **out) MUST_CHECK;
 void score_destroy(struct score **score);
 
-/* Forget all sums. moments: keep C and b from now on. searching: refuse rather than drop when full. */
+/* Forget all sums. moments: keep C and b from now on. searching: refuse rather than drop when full.
+ */
 void score_restart(struct score *score, bool moments, bool searching);
 void score_stop(struct score *score); /* a search's end: searching = false, sums stay */
 
-/* Make sure the step and all its n slots' sums are there, so that the push cannot fail half-way; LIMIT
- * or NOMEM, nothing changed, otherwise. widths[i] belongs to slots[i]. The step stays valid until the
- * next call. Records (worker, samples) only on success. */
+/* Make sure the step and all its n slots' sums are there, so that the push cannot fail half-way;
+ * LIMIT or NOMEM, nothing changed, otherwise. widths[i] belongs to slots[i]. The step stays valid
+ * until the next call. Records (worker, samples) only on success. */
 dimfit_err score_open(struct score *score, uint64_t step, uint64_t worker, uint64_t samples,
                       const uint32_t *slots, const uint32_t *widths, size_t n,
                       struct score_step **out, struct err_detail *detail) MUST_CHECK;

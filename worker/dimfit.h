@@ -1,9 +1,9 @@
 /*
- * libdimfit: the worker's side of dimfit, a sparse-embedding parameter server whose embedding widths
- * fit themselves to what they earn.
+ * libdimfit: the worker's side of dimfit, a sparse-embedding parameter server whose embedding
+ * widths fit themselves to what they earn.
  *
- * A handle (struct dimfit) is one client of one cluster. Connect it to the coordinator, pull the rows of
- * a batch's feasigns, compute, push the gradients back:
+ * A handle (struct dimfit) is one client of one cluster. Connect it to the coordinator, pull the
+ * rows of a batch's feasigns, compute, push the gradients back:
  *
  *     struct dimfit *c;
  *     if (dimfit_connect("tcp://127.0.0.1:7700", NULL, &c) != DIMFIT_OK)
@@ -13,19 +13,20 @@
  *     ... rows.values = dL/dv of the mean loss ...
  *     dimfit_push(c, DIMFIT_FULL, &rows, 1, &(struct dimfit_push){.mode = DIMFIT_TRAIN});
  *
- * Two views. DIMFIT_FULL: rows have the model's width for ever, whatever the cluster stores; a search that
- * narrows the rows goes unnoticed. DIMFIT_COMPACT: rows as stored, for models with a transform of their
- * own; dimfit_layout() tells widths, bases and means.
+ * Two views. DIMFIT_FULL: rows have the model's width for ever, whatever the cluster stores; a
+ * search that narrows the rows goes unnoticed. DIMFIT_COMPACT: rows as stored, for models with a
+ * transform of their own; dimfit_layout() tells widths, bases and means.
  *
- * Contracts. A handle belongs to one thread at a time; different handles to different threads. After
- * a fork the child connects anew: an inherited handle gives STATE and can only be closed. Arrays passed
- * in are borrowed until the call returns; what a call returns by pointer belongs to the handle unless
- * said otherwise. Every call ends within the handle's time limit. No call aborts the process or leaves
- * a result half-written: results are written on DIMFIT_OK only. A failed call is explained by
- * dimfit_errmsg(). A push that was acknowledged is applied exactly once, whatever was retried.
+ * Contracts. A handle belongs to one thread at a time; different handles to different threads.
+ * After a fork the child connects anew: an inherited handle gives STATE and can only be closed.
+ * Arrays passed in are borrowed until the call returns; what a call returns by pointer belongs to
+ * the handle unless said otherwise. Every call ends within the handle's time limit. No call aborts
+ * the process or leaves a result half-written: results are written on DIMFIT_OK only. A failed call
+ * is explained by dimfit_errmsg(). A push that was acknowledged is applied exactly once, whatever
+ * was retried.
  *
- * Keys may repeat within a call: they are pulled once, their gradients are summed, and how often each
- * occurred is reported to the shards as lookups.
+ * Keys may repeat within a call: they are pulled once, their gradients are summed, and how often
+ * each occurred is reported to the shards as lookups.
  */
 #ifndef DIMFIT_H
 #define DIMFIT_H
@@ -48,7 +49,7 @@ extern "C" {
 #define DIMFIT_VERSION_PATCH 0
 
 #if defined(__GNUC__)
-#define DIMFIT_API __attribute__((visibility("default")))
+#define DIMFIT_API        __attribute__((visibility("default")))
 #define DIMFIT_MUST_CHECK __attribute__((warn_unused_result))
 #else
 #define DIMFIT_API
@@ -67,14 +68,14 @@ struct dimfit_options {
 };
 
 /* Connect and fetch map and layout; waits up to the timeout for the coordinator and all its shards.
- * endpoint as ZeroMQ writes it (tcp://host:port, ipc://path). options may be NULL. On failure *out is
- * untouched and dimfit_errmsg(NULL) explains. UNREACHABLE when nobody answers. */
+ * endpoint as ZeroMQ writes it (tcp://host:port, ipc://path). options may be NULL. On failure *out
+ * is untouched and dimfit_errmsg(NULL) explains. UNREACHABLE when nobody answers. */
 DIMFIT_API dimfit_err dimfit_connect(const char *endpoint, const struct dimfit_options *options,
                                      struct dimfit **out) DIMFIT_MUST_CHECK;
 DIMFIT_API void dimfit_close(struct dimfit **c);
 
-/* Detail of the last failed call on this handle: place and next step. NULL: of this thread's last failed
- * dimfit_connect(). Valid until the next call. */
+/* Detail of the last failed call on this handle: place and next step. NULL: of this thread's last
+ * failed dimfit_connect(). Valid until the next call. */
 DIMFIT_API const char *dimfit_errmsg(const struct dimfit *c);
 DIMFIT_API const char *dimfit_strerror(dimfit_err err); /* general text of an error number */
 DIMFIT_API const char *dimfit_errname(dimfit_err err);  /* "STALE_EPOCH" */
@@ -87,8 +88,8 @@ struct dimfit_slot {
     uint32_t dim, width; /* model width, stored width */
     int search;          /* 0: never changed by a search */
     const char *name;
-    const float *basis;  /* M[dim][width], orthonormal columns: v = mean + r M^T */
-    const float *mean;   /* [dim] */
+    const float *basis; /* M[dim][width], orthonormal columns: v = mean + r M^T */
+    const float *mean;  /* [dim] */
 };
 
 struct dimfit_layout {
@@ -105,8 +106,8 @@ DIMFIT_API const struct dimfit_slot *dimfit_slot(const struct dimfit *c, uint32_
 /* Ask the coordinator for map, layout and phase again. */
 DIMFIT_API dimfit_err dimfit_refresh(struct dimfit *c) DIMFIT_MUST_CHECK;
 
-/* Make slots known to the cluster: those it has must agree in dim (WIDTH otherwise), new ones are added
- * where its configuration says auto_slots, UNKNOWN_SLOT otherwise. */
+/* Make slots known to the cluster: those it has must agree in dim (WIDTH otherwise), new ones are
+ * added where its configuration says auto_slots, UNKNOWN_SLOT otherwise. */
 struct dimfit_declare {
     uint32_t slot;
     uint32_t dim;          /* 0: the cluster's default */
@@ -133,9 +134,9 @@ struct dimfit_rows {
     uint32_t width;       /* the slot's dim (full) or current width (compact); WIDTH otherwise */
 };
 
-/* Pull rows of several slots at once. A feasign never trained reads as its initial value. Compact: all
- * rows are of the handle's epoch; STALE_EPOCH when the cluster has moved on, the handle's layout is then
- * the new one already. */
+/* Pull rows of several slots at once. A feasign never trained reads as its initial value. Compact:
+ * all rows are of the handle's epoch; STALE_EPOCH when the cluster has moved on, the handle's
+ * layout is then the new one already. */
 DIMFIT_API dimfit_err dimfit_pull(struct dimfit *c, enum dimfit_view view,
                                   const struct dimfit_rows *rows, size_t n) DIMFIT_MUST_CHECK;
 
@@ -147,17 +148,17 @@ struct dimfit_push {
     int no_hold;      /* see FROZEN below */
 };
 
-/* Push gradients dL/dv (full) or dL/dr (compact). TRAIN applies the optimizer, SCORE adds to the search's
- * scores, TRAIN_SCORE both, scoring with the values before the step. A compact gradient of the epoch
- * before is mapped to the current one.
+/* Push gradients dL/dv (full) or dL/dr (compact). TRAIN applies the optimizer, SCORE adds to the
+ * search's scores, TRAIN_SCORE both, scoring with the values before the step. A compact gradient of
+ * the epoch before is mapped to the current one.
  *
  * While a search has frozen training, a training push is held and repeated until the freeze ends or
- * the time limit does (FROZEN then, and what some shards have not taken is dropped). With no_hold it
- * returns FROZEN at once: what some shards have not taken stays with the handle, the caller may pull
- * and score meanwhile, and dimfit_flush() delivers the rest.
+ * the time limit does (FROZEN then, and what some shards have not taken is dropped). With no_hold
+ * it returns FROZEN at once: what some shards have not taken stays with the handle, the caller may
+ * pull and score meanwhile, and dimfit_flush() delivers the rest.
  *
- * MAYBE: no answer in time, the push may or may not have been applied on some shards; it is not sent
- * again. NOT_FINITE, UNKNOWN_SLOT, WIDTH: refused, nothing changed anywhere. */
+ * MAYBE: no answer in time, the push may or may not have been applied on some shards; it is not
+ * sent again. NOT_FINITE, UNKNOWN_SLOT, WIDTH: refused, nothing changed anywhere. */
 DIMFIT_API dimfit_err dimfit_push(struct dimfit *c, enum dimfit_view view,
                                   const struct dimfit_rows *rows, size_t n,
                                   const struct dimfit_push *push) DIMFIT_MUST_CHECK;
@@ -165,16 +166,16 @@ DIMFIT_API dimfit_err dimfit_flush(struct dimfit *c) DIMFIT_MUST_CHECK;
 
 /* ---- dense tables ---------------------------------------------------------------------------- */
 
-/* A dense table is a named vector that workers share, with an optimizer of its own, told apart by an
- * epoch tag: after a layout change the weights start again under the new tag, and the old tag's can
- * still be read until the next commit. */
+/* A dense table is a named vector that workers share, with an optimizer of its own, told apart by
+ * an epoch tag: after a layout change the weights start again under the new tag, and the old tag's
+ * can still be read until the next commit. */
 struct dimfit_dense {
-    const char *name;      /* 1..100 bytes */
+    const char *name; /* 1..100 bytes */
     uint64_t tag;
     const char *optimizer; /* of dimfit_dense_reset(); NULL: "adam" */
     double lr;             /* 0: 0.001 */
     size_t n;
-    float *values;         /* [n] */
+    float *values; /* [n] */
 };
 
 /* Create the table with these values unless it exists: the first one wins, *created tells who did.
@@ -182,11 +183,11 @@ struct dimfit_dense {
 DIMFIT_API dimfit_err dimfit_dense_reset(struct dimfit *c, const struct dimfit_dense *table,
                                          int *created) DIMFIT_MUST_CHECK;
 /* Fill values[n]. NOT_FOUND when there is no such (name, tag). */
-DIMFIT_API dimfit_err dimfit_dense_pull(struct dimfit *c, const struct dimfit_dense *table)
-    DIMFIT_MUST_CHECK;
+DIMFIT_API dimfit_err dimfit_dense_pull(struct dimfit *c,
+                                        const struct dimfit_dense *table) DIMFIT_MUST_CHECK;
 /* values[n] is the gradient. FROZEN is held as a row push's, without no_hold. */
-DIMFIT_API dimfit_err dimfit_dense_push(struct dimfit *c, const struct dimfit_dense *table)
-    DIMFIT_MUST_CHECK;
+DIMFIT_API dimfit_err dimfit_dense_push(struct dimfit *c,
+                                        const struct dimfit_dense *table) DIMFIT_MUST_CHECK;
 
 /* ---- working together ------------------------------------------------------------------------ */
 
@@ -204,13 +205,14 @@ struct dimfit_state {
 /* What the newest reply said; talks to nobody. */
 DIMFIT_API struct dimfit_state dimfit_state(const struct dimfit *c);
 
-/* While a search scores in freeze mode: report the step just scored whole (0 at first) with its samples,
- * get the next. exhausted: this worker has no further sample batches. *next = 0: scoring is over. */
+/* While a search scores in freeze mode: report the step just scored whole (0 at first) with its
+ * samples, get the next. exhausted: this worker has no further sample batches. *next = 0: scoring
+ * is over. */
 DIMFIT_API dimfit_err dimfit_score_next(struct dimfit *c, uint64_t done, uint64_t samples,
                                         int exhausted, uint64_t *next) DIMFIT_MUST_CHECK;
 
-/* An admin request: command and JSON arguments (NULL: none) as dimfitctl sends them, the reply's JSON
- * to be freed with dimfit_free(). */
+/* An admin request: command and JSON arguments (NULL: none) as dimfitctl sends them, the reply's
+ * JSON to be freed with dimfit_free(). */
 DIMFIT_API dimfit_err dimfit_admin(struct dimfit *c, const char *command, const char *args,
                                    char **reply) DIMFIT_MUST_CHECK;
 DIMFIT_API void dimfit_free(void *memory);

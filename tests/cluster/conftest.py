@@ -1,7 +1,9 @@
 """Real processes for the tests: clusters, the command line tool, the trainer.
 
-Nothing outlives its test: every process is ended by its id, every file lies in the test's folder, and
-every port is one the system picked. Waiting is for a condition, with a limit that is an error.
+Nothing outlives its test: every process is ended by its id, every file lies in the test's folder,
+and every port is one the system picked. Waiting is for a condition, with a limit that is an error.
+
+DIMFIT_BUILD names the build folder (default: the source tree).
 """
 
 from __future__ import annotations
@@ -30,13 +32,15 @@ os.environ["PYTHONPATH"] = str(PYTHON_DIR)
 os.environ.pop("DIMFIT_COORDINATOR", None)
 sys.path.insert(0, str(PYTHON_DIR))
 
+SANITIZER = re.compile(r"runtime error:|ERROR: \w+Sanitizer")
 READY = re.compile(r"^dimfitd: (?:coordinator at (\S+), (\d+) shards|(\d+) shards for )")
 
 
 def sanitized() -> bool:
-    """Is libdimfit linked with a sanitizer that wants to be in the process first?"""
-    if os.environ.get("DIMFIT_SANITIZED") == "1":
-        return True
+    """Is libdimfit linked with a sanitizer that wants to be in the process first? DIMFIT_SANITIZED=0
+    says that LD_PRELOAD sees to that."""
+    if "DIMFIT_SANITIZED" in os.environ:
+        return os.environ["DIMFIT_SANITIZED"] != "0"
     linked = subprocess.run(["ldd", os.environ["DIMFIT_LIB"]], capture_output=True, text=True)
     return any(name in linked.stdout for name in ("libasan", "libtsan", "libubsan"))
 
@@ -123,7 +127,7 @@ def yaml(settings: object) -> str:
 
 def run(program: str, *arguments: object, seconds: float = RUN_SECONDS, **options):
     """A program of the build to its end, its output as text."""
-    return subprocess.run(
+    done = subprocess.run(
         [BUILD / program, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -131,6 +135,8 @@ def run(program: str, *arguments: object, seconds: float = RUN_SECONDS, **option
         timeout=seconds,
         **options,
     )
+    assert not SANITIZER.search(done.stderr), done.stderr
+    return done
 
 
 @pytest.fixture
@@ -148,7 +154,7 @@ def start(tmp_path):
             daemon.stop()
         if daemon.process.poll() is None:
             daemon.kill()
-    broken = [d for d in daemons if "runtime error" in d.log() or "AddressSanitizer" in d.log()]
+    broken = [daemon for daemon in daemons if SANITIZER.search(daemon.log())]
     assert not broken, "\n".join(d.log() for d in broken)
 
 
@@ -203,7 +209,8 @@ def ctl():
 
     def ctl(daemon, *arguments: object, data: bool = False):
         endpoint = getattr(daemon, "endpoint", daemon)
-        done = run("dimfitctl", "--coordinator", endpoint, *arguments, *(["--json"] if data else []))
+        form = ["--json"] if data else []
+        done = run("dimfitctl", "--coordinator", endpoint, *arguments, *form)
         if not data:
             return done
         assert done.returncode == 0, done.stderr

@@ -9,8 +9,8 @@
         c.push({3: (keys, gradients)}, samples=3)   # dL/drows of the mean loss
         c.search(kappa=0.25, wait=True)             # keep a quarter of the parameters
 
-Needs numpy and the C library libdimfit; it is looked for in $DIMFIT_LIB, then in the build tree that
-this package lies in, then in the system.
+Needs numpy and the C library libdimfit, which is looked for in $DIMFIT_LIB, then in the build tree
+that this package lies in, then in the system.
 """
 
 from .client import Client, connect

@@ -6,7 +6,8 @@ import ctypes
 import ctypes.util
 import functools
 import os
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_size_t, c_void_p
+from ctypes import c_uint32, c_uint64
 from pathlib import Path
 
 from .errors import Error

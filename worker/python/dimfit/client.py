@@ -45,10 +45,10 @@ def connect(endpoint: str, keys: Any = None, timeout: float = 10) -> Client:
 class Client:
     """A connection, made by connect() and ended by close() or by leaving a `with` block.
 
-    Slots are named by 32-bit ids, feasigns by unsigned 64-bit keys, which any integer array may hold.
-    Keys may repeat within a call: they are pulled once, and their gradients are summed.
+    Slots are named by 32-bit ids, feasigns by unsigned 64-bit keys, which any integer array may
+    hold. Keys may repeat within a call: they are pulled once, and their gradients are summed.
 
-    Threads may share a client; they take turns. A thread that is not to wait has a client of its own.
+    Threads may share a client; they take turns. A thread that is not to wait has its own.
     """
 
     def __init__(self, endpoint: str, timeout: float = 10) -> None:
@@ -147,14 +147,15 @@ class Client:
     # ---- layout ----------------------------------------------------------------------------------
 
     def layout(self) -> Layout:
-        """The layout this client works with: slot -> Slot, and `.epoch`. Asks nobody; see refresh()."""
+        """The layout this client works with: slot -> Slot, and `.epoch`. Asks nobody, refresh()
+        does."""
         with self._lock:
             native = self._lib.dimfit_layout(self._open()).contents
             slots = (native.slots[i] for i in range(native.n_slots))
             return Layout(native.epoch, {slot.id: _slot(slot) for slot in slots})
 
     def state(self) -> State:
-        """What the newest reply said about a search. Asks nobody; see refresh()."""
+        """What the newest reply said about a search. Asks nobody, refresh() does."""
         with self._lock:
             state = self._lib.dimfit_state(self._open())
             return State(state.phase.decode(), bool(state.scoring), bool(state.frozen), state.epoch)
@@ -210,8 +211,8 @@ class Client:
         return self.admin("search status")
 
     def search_plan(self) -> dict[str, Any]:
-        """What the search changes, by slot. A search that is scoring ends that and plans from what is
-        there. Raises Error: STATE when nothing was scored or there is no search, BUDGET."""
+        """What the search changes, by slot. A search that is scoring ends that and plans from what
+        is there. Raises Error: STATE when nothing was scored or there is no search, BUDGET."""
         return self.admin("search plan")
 
     def search_apply(self) -> dict[str, Any]:
@@ -450,7 +451,7 @@ def _keys(slot: Any, keys: Any) -> np.ndarray:
     if array.size == 0 and not isinstance(keys, np.ndarray):
         array = array.astype(np.uint64)
     if array.dtype.kind not in "iu":
-        raise Error("INVALID", f"slot {slot}: keys are {array.dtype}, not integers of 0 to 2**64 - 1")
+        raise Error("INVALID", f"slot {slot}: keys are {array.dtype}, not integers below 2**64")
     if array.dtype.kind == "i" and array.size > 0 and array.min() < 0:
         raise Error("INVALID", f"slot {slot}: key {array.min()} is negative")
     return np.require(array, np.uint64, ["C", "A"])
