@@ -142,6 +142,11 @@ static dimfit_err open_host(struct host *host, struct err_detail *detail) {
         err = coordinator_new(&host->options->coordinator, &io,
                               found == DIMFIT_OK ? state.data : NULL, state.len, &host->coordinator,
                               detail);
+        if (err != DIMFIT_OK && found == DIMFIT_OK) {
+            const struct err_detail why = *detail;
+            err_set(detail, err, "%.180s/%s: %.180s", host->options->data_dir, STATE_FILE_NAME,
+                    why.text);
+        }
     }
     buf_fini(&state);
     if (err == DIMFIT_OK) {
