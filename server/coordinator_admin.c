@@ -249,10 +249,7 @@ static dimfit_err admin_scores(struct coordinator *c, const struct asker *asker,
 
 static dimfit_err admin_search_start(struct coordinator *c, const struct asker *asker,
                                      const json_t *args, struct err_detail *detail) {
-    const dimfit_err err = search_start(c, args, detail);
-    if (err == DIMFIT_OK)
-        admin_answer(c, asker, search_status_json(c));
-    return err;
+    return search_start(c, asker, args, detail);
 }
 
 static dimfit_err admin_search_status(struct coordinator *c, const struct asker *asker,

@@ -69,13 +69,16 @@ enum { SCORERS_MAX = 4096 };
 
 struct scorer {
     uint64_t client;
-    uint64_t step; /* being scored, 0 for none */
+    uint64_t step;      /* being scored, 0 for none */
+    bool waits;         /* asked before every shard scored: */
+    struct asker asker; /* answered when they do */
 };
 
 struct search {
     uint64_t id; /* 0: none yet */
     enum wire_phase phase;
     bool freeze, plan_only;
+    bool scoring; /* every shard scores: what is pushed from now on counts */
     struct plan_request request;
     uint64_t samples, wanted, steps; /* scored so far, asked for; steps scored whole */
     uint64_t next_step;              /* the last one handed out */
@@ -151,16 +154,24 @@ void admin_request(struct coordinator *c, const struct route *from,
 void admin_answer(struct coordinator *c, const struct asker *to, json_t *json); /* takes json */
 
 /* search.c */
-dimfit_err search_start(struct coordinator *c, const json_t *args,
+dimfit_err search_start(struct coordinator *c, const struct asker *asker, const json_t *args,
                         struct err_detail *detail) MUST_CHECK;
 dimfit_err search_plan(struct coordinator *c, const struct asker *asker,
                        struct err_detail *detail) MUST_CHECK;
 dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) MUST_CHECK;
 dimfit_err search_abort(struct coordinator *c, struct err_detail *detail) MUST_CHECK;
+void search_fini(struct coordinator *c);
+/* End the search where it stands: nothing has changed, whoever waits is told why. */
+void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
+/* Scoring, if any, is over: gather the statistics and plan. */
+void search_begin_planning(struct coordinator *c);
+
+/* search_scoring.c */
+/* Answer the workers that asked too early, or too late. */
+void search_answer_scorers(struct coordinator *c);
 void search_score_next(struct coordinator *c, const struct route *from,
                        const struct wire_header *header);
 void search_tick(struct coordinator *c, int64_t now);
-void search_fini(struct coordinator *c);
 
 /* search_report.c */
 json_t *search_status_json(const struct coordinator *c);

@@ -72,7 +72,7 @@ static void broadcast(struct coordinator *c, enum wire_kind kind, uint64_t tag) 
         log_error("search", "no memory to tell the shards %s", wire_kind_name(kind));
 }
 
-static void fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail) {
+void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail) {
     struct search *const s = &c->search;
     s->err = err;
     s->detail = *detail;
@@ -82,6 +82,7 @@ static void fail(struct coordinator *c, dimfit_err err, const struct err_detail 
     enter(c, PHASE_ABORTED);
     layout_destroy(&s->layout);
     broadcast(c, WIRE_DISCARD, c->layout->epoch + 1);
+    search_answer_scorers(c);
     answer_plan_askers(c);
 }
 
@@ -107,14 +108,14 @@ static void gathered(struct coordinator *c, struct op *op) {
     if (s->phase != PHASE_PLANNING)
         return;
     if (op->err != DIMFIT_OK) {
-        fail(c, op->err, &op->detail);
+        search_fail(c, op->err, &op->detail);
         return;
     }
     struct plan_job *job = calloc(1, sizeof *job);
     dimfit_err err = job == NULL ? DIMFIT_ERR_NOMEM : layout_copy(c->layout, &job->layout);
     if (err != DIMFIT_OK) {
         plan_job_destroy(&job);
-        fail(c, err, &(struct err_detail){"no memory to plan"});
+        search_fail(c, err, &(struct err_detail){"no memory to plan"});
         return;
     }
     job->search = s->id;
@@ -125,7 +126,7 @@ static void gathered(struct coordinator *c, struct op *op) {
     c->io.plan(c->io.self, job);
 }
 
-static void begin_planning(struct coordinator *c) {
+void search_begin_planning(struct coordinator *c) {
     struct search *const s = &c->search;
     if (s->phase == PHASE_SCORING)
         s->seconds_scoring = seconds_in_phase(c);
@@ -135,7 +136,7 @@ static void begin_planning(struct coordinator *c) {
     const struct wire_header gather = {.kind = WIRE_GATHER, .mode = GATHER_SCORES | GATHER_MOMENTS};
     const dimfit_err err = op_start(c, &gather, NULL, 0, gathered, NULL);
     if (err != DIMFIT_OK)
-        fail(c, err, &(struct err_detail){"no memory to gather the statistics"});
+        search_fail(c, err, &(struct err_detail){"no memory to gather the statistics"});
 }
 
 void coordinator_planned(struct coordinator *coordinator, struct plan_job **job) {
@@ -146,7 +147,7 @@ void coordinator_planned(struct coordinator *coordinator, struct plan_job **job)
         return;
     }
     if ((*job)->err != DIMFIT_OK) {
-        fail(c, (*job)->err, &(*job)->detail);
+        search_fail(c, (*job)->err, &(*job)->detail);
         plan_job_destroy(job);
         return;
     }
@@ -162,7 +163,7 @@ void coordinator_planned(struct coordinator *coordinator, struct plan_job **job)
     struct err_detail detail = {{0}};
     const dimfit_err err = search_apply(c, &detail);
     if (err != DIMFIT_OK)
-        fail(c, err, &detail);
+        search_fail(c, err, &detail);
 }
 
 /* ---- apply ----------------------------------------------------------------------------------- */
@@ -193,7 +194,7 @@ static void prepared(struct coordinator *c, struct op *op) {
     if (err == DIMFIT_OK)
         err = coordinator_save(c, s->layout, &detail); /* the commit point */
     if (err != DIMFIT_OK) {
-        fail(c, err, &detail);
+        search_fail(c, err, &detail);
         return;
     }
     layout_destroy(&c->layout);
@@ -225,7 +226,7 @@ dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) {
     struct search *const s = &c->search;
     if (s->phase == PHASE_SCORING) {
         s->plan_only = false;
-        begin_planning(c);
+        search_begin_planning(c);
         return DIMFIT_OK;
     }
     if (s->phase != PHASE_PLANNED)
@@ -250,7 +251,7 @@ dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) {
         err = op_start(c, &prepare, body.data, body.len, prepared, NULL);
     buf_fini(&body);
     if (err != DIMFIT_OK)
-        fail(c, err, &(struct err_detail){"no memory to prepare the change"});
+        search_fail(c, err, &(struct err_detail){"no memory to prepare the change"});
     return DIMFIT_OK;
 }
 
@@ -308,10 +309,20 @@ static dimfit_err parse_request(const json_t *args, struct plan_request *r, cons
 
 static void score_started(struct coordinator *c, struct op *op) {
     if (c->search.phase == PHASE_SCORING && op->command.tag == c->search.id && op->err != DIMFIT_OK)
-        fail(c, op->err, &op->detail);
+        search_fail(c, op->err, &op->detail);
+    if (op->err != DIMFIT_OK) {
+        coordinator_answer(c, &op->asker, op->err, &op->detail, NULL, 0);
+        return;
+    }
+    if (op->command.tag == c->search.id)
+        c->search.scoring = true;
+    search_answer_scorers(c);
+    admin_answer(c, &op->asker, search_status_json(c));
 }
 
-static dimfit_err begin_scoring(struct coordinator *c, struct err_detail *detail) {
+/* Answered when every shard scores: what is pushed from then on counts, and a step counts whole. */
+static dimfit_err begin_scoring(struct coordinator *c, const struct asker *asker,
+                                struct err_detail *detail) {
     struct search *const s = &c->search;
     s->scorers = calloc(SCORERS_MAX, sizeof *s->scorers);
     if (s->scorers == NULL)
@@ -326,13 +337,17 @@ static dimfit_err begin_scoring(struct coordinator *c, struct err_detail *detail
         .mode = (s->request.basis == BASIS_AXIS ? 0u : SCORE_WANT_MOMENTS) |
                 (s->freeze ? SCORE_WANT_FREEZE : SCORE_WANT_LIVE),
     };
-    const dimfit_err err = op_start(c, &start, NULL, 0, score_started, NULL);
-    if (err != DIMFIT_OK)
-        fail(c, err, &(struct err_detail){"no memory to start scoring"});
-    return DIMFIT_OK;
+    struct op *op = NULL;
+    const dimfit_err err = op_start(c, &start, NULL, 0, score_started, &op);
+    if (err == DIMFIT_OK)
+        op->asker = *asker;
+    else
+        search_fail(c, err, &(struct err_detail){"no memory to start scoring"});
+    return err;
 }
 
-dimfit_err search_start(struct coordinator *c, const json_t *args, struct err_detail *detail) {
+dimfit_err search_start(struct coordinator *c, const struct asker *asker, const json_t *args,
+                        struct err_detail *detail) {
     struct search *const s = &c->search;
     if (s->phase == PHASE_SCORING || s->phase == PHASE_PLANNING || s->phase == PHASE_PREPARING)
         return err_set(detail, DIMFIT_ERR_BUSY, "search %llu is %s; wait for it or abort it first",
@@ -373,9 +388,10 @@ dimfit_err search_start(struct coordinator *c, const json_t *args, struct err_de
              request.kappa, request.strategy, estimator_name(request.estimator),
              basis_name(request.basis), mode, s->plan_only ? ", plan only" : "");
     if ((strategy->needs & DIMFIT_NEEDS_SCORES) != 0)
-        return begin_scoring(c, detail);
+        return begin_scoring(c, asker, detail);
     s->freeze = false;
-    begin_planning(c);
+    search_begin_planning(c);
+    admin_answer(c, asker, search_status_json(c));
     return DIMFIT_OK;
 }
 
@@ -387,7 +403,7 @@ dimfit_err search_plan(struct coordinator *c, const struct asker *asker,
             return err_set(detail, DIMFIT_ERR_BUSY, "too many are waiting for this plan");
         s->plan_askers[s->n_plan_askers++] = *asker;
         if (s->phase == PHASE_SCORING)
-            begin_planning(c);
+            search_begin_planning(c);
         return DIMFIT_OK;
     }
     if (s->plan == NULL)
@@ -404,7 +420,7 @@ dimfit_err search_abort(struct coordinator *c, struct err_detail *detail) {
     if (!running || (s->phase == PHASE_PREPARING && s->layout == NULL))
         return err_set(detail, DIMFIT_ERR_STATE, "there is no search to abort (it is %s)",
                        wire_phase_name(s->phase));
-    fail(c, DIMFIT_ERR_STATE, &(struct err_detail){"aborted on request"});
+    search_fail(c, DIMFIT_ERR_STATE, &(struct err_detail){"aborted on request"});
     return DIMFIT_OK;
 }
 
@@ -414,105 +430,4 @@ void search_fini(struct coordinator *c) {
     layout_destroy(&s->layout);
     free(s->scorers);
     s->scorers = NULL;
-}
-
-/* ---- scoring --------------------------------------------------------------------------------- */
-
-static struct scorer *scorer_of(struct search *s, uint64_t client) {
-    for (size_t i = 0; i < s->n_scorers; i++) {
-        if (s->scorers[i].client == client)
-            return &s->scorers[i];
-    }
-    if (s->n_scorers == SCORERS_MAX)
-        return NULL;
-    s->scorers[s->n_scorers] = (struct scorer){.client = client};
-    return &s->scorers[s->n_scorers++];
-}
-
-static bool scored_enough(const struct search *s) {
-    return s->exhausted || (s->wanted > 0 && s->samples >= s->wanted);
-}
-
-/* Over when the samples asked for are there or a worker came to the set's end, and no step is half
- * done. */
-static bool scoring_over(const struct search *s) {
-    if (!scored_enough(s))
-        return false;
-    for (size_t i = 0; i < s->n_scorers; i++) {
-        if (s->scorers[i].step != 0)
-            return false;
-    }
-    return true;
-}
-
-/* Steps are handed out one by one, each to one worker: the k-th step is the k-th batch of the
- * sample set that all workers have. A request repeated for a lost answer gets the same step again.
- */
-void search_score_next(struct coordinator *c, const struct route *from,
-                       const struct wire_header *header) {
-    struct search *const s = &c->search;
-    const struct asker asker = asker_of(from, header);
-    struct wire_header reply = {.mode = SCORE_OVER};
-    struct scorer *const scorer = s->phase == PHASE_SCORING && s->freeze && s->scorers != NULL
-                                      ? scorer_of(s, header->client)
-                                      : NULL;
-    if (scorer != NULL) {
-        s->progress_ms = now_of(c);
-        if (header->step != 0 && header->step == scorer->step) {
-            s->samples += header->samples;
-            s->steps++;
-            scorer->step = 0;
-        }
-        if ((header->mode & SCORE_EXHAUSTED) != 0) {
-            s->exhausted = true;
-            scorer->step = 0;
-        }
-        if (!scored_enough(s)) {
-            if (scorer->step == 0)
-                scorer->step = ++s->next_step;
-            reply = (struct wire_header){.step = scorer->step};
-        }
-    }
-    reply.tag = s->id;
-    coordinator_reply(c, &asker, &reply, NULL, 0);
-    if (s->phase == PHASE_SCORING && s->freeze && scoring_over(s))
-        begin_planning(c);
-}
-
-static void tick_freeze(struct coordinator *c, int64_t now) {
-    struct search *const s = &c->search;
-    if (now - s->progress_ms < s->timeout_ms)
-        return;
-    struct err_detail detail;
-    err_set(
-        &detail, DIMFIT_ERR_TIMEOUT,
-        s->n_scorers == 0
-            ? "no worker scored within %.0f s; scoring in freeze mode needs one that answers it "
-              "(dimfit-train does), --mode live does not"
-            : "a scoring worker was silent for %.0f s",
-        (double)s->timeout_ms / 1000);
-    fail(c, DIMFIT_ERR_TIMEOUT, &detail);
-}
-
-/* Live scoring is seen through heartbeats. Parts of one push lie on several shards under one
- * (worker, step): the largest count of a shard is a lower bound of the total. */
-static void tick_live(struct coordinator *c) {
-    struct search *const s = &c->search;
-    uint64_t samples = 0;
-    for (size_t i = 0; i < c->options.shards; i++) {
-        if (c->members[i].samples > samples)
-            samples = c->members[i].samples;
-    }
-    s->samples = samples;
-    if (samples >= s->wanted)
-        begin_planning(c);
-}
-
-void search_tick(struct coordinator *c, int64_t now) {
-    if (c->search.phase != PHASE_SCORING)
-        return;
-    if (c->search.freeze)
-        tick_freeze(c, now);
-    else
-        tick_live(c);
 }

@@ -37,8 +37,8 @@ READY = re.compile(r"^dimfitd: (?:coordinator at (\S+), (\d+) shards|(\d+) shard
 
 
 def sanitized() -> bool:
-    """Is libdimfit linked with a sanitizer that wants to be in the process first? DIMFIT_SANITIZED=0
-    says that LD_PRELOAD sees to that."""
+    """Is libdimfit linked with a sanitizer that wants to be in the process first?
+    DIMFIT_SANITIZED=0 says that LD_PRELOAD sees to that."""
     if "DIMFIT_SANITIZED" in os.environ:
         return os.environ["DIMFIT_SANITIZED"] != "0"
     linked = subprocess.run(["ldd", os.environ["DIMFIT_LIB"]], capture_output=True, text=True)

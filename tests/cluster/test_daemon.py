@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,8 +32,8 @@ def alive(pid):
 
 
 @pytest.fixture
-def cluster(start, config):
-    """cluster(n) -> coordinator and n shard processes of one shard each, all ready."""
+def cluster(start, config, ctl):
+    """cluster(n) -> coordinator and n shard processes of one shard each, all joined."""
 
     def cluster(n=2, *options, settings=None, bind="tcp://127.0.0.1:*"):
         path = config(**(settings or {"slots": SLOTS}))
@@ -43,6 +44,7 @@ def cluster(start, config):
             start("shard", "--coordinator", coordinator.endpoint, "--shards", 1).wait_ready()
             for _ in range(n)
         ]
+        until_up(ctl, coordinator, n)
         return coordinator, shards
 
     return cluster
@@ -220,8 +222,8 @@ def test_what_cannot_be_done_is_status_1(standalone, ctl, arguments, said):
 
 def test_search_that_aborts_is_status_1_with_the_reason(standalone, ctl):
     daemon = standalone(1, slots=SLOTS)
-    done = ctl(daemon, "search", "start", "--kappa", "0.5", "--mode", "freeze", "--timeout", "1",
-               "--wait")
+    request = ["--kappa", "0.5", "--mode", "freeze", "--timeout", "1", "--wait"]
+    done = ctl(daemon, "search", "start", *request)
     assert done.returncode == 1
     assert "no worker scored within 1 s" in done.stderr, done.stderr
 
@@ -235,8 +237,8 @@ def test_search_from_the_command_line(standalone, connect, ctl, tmp_path):
     daemon = standalone(2, slots=SLOTS)
     c = connect(daemon)
     c.push({1: (KEYS, np.ones((200, 8), np.float32))})
-    done = ctl(daemon, "search", "start", "--kappa", "0.5", "--strategy", "magnitude", "--plan-only",
-               "--wait")
+    request = ["--kappa", "0.5", "--strategy", "magnitude", "--plan-only", "--wait"]
+    done = ctl(daemon, "search", "start", *request)
     assert done.returncode == 0, done.stderr
     plan = ctl(daemon, "search", "plan", data=True)
     assert plan["params_before"] == 1600 and plan["params_after"] <= 800
@@ -379,6 +381,12 @@ ONE = {"slots": [{"id": 1, "dim": 4, "optimizer": "sgd", "lr": 1, "init": "zero"
 ONES = np.ones((200, 4), np.float32)
 
 
+def thread_states(pid):
+    """A letter a thread, as ps shows it."""
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        yield path.read_text().rsplit(")", 1)[1].split()[0]
+
+
 @pytest.fixture
 def pause():
     """A context in which a daemon is stopped, as by a debugger or a machine that swaps."""
@@ -387,6 +395,7 @@ def pause():
     def pause(daemon):
         daemon.process.send_signal(signal.SIGSTOP)
         try:
+            wait_for(lambda: set(thread_states(daemon.pid)) == {"T"}, "the process to stop")
             yield
         finally:
             daemon.process.send_signal(signal.SIGCONT)

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from conftest import PYTHON_DIR, SOURCE, START_SECONDS
+from conftest import PYTHON_DIR, START_SECONDS
 
 sys.path.insert(0, str(PYTHON_DIR))
 import dimfit  # noqa: E402
@@ -649,12 +649,20 @@ def test_client_that_never_connected_can_be_collected():
     gc.collect()
 
 
+NO_LIBRARY = """
+import dimfit
+try:
+    dimfit.connect("tcp://127.0.0.1:1")
+except dimfit.Error as error:
+    print(error)
+"""
+
+
 def test_library_that_is_not_there_is_named(tmp_path):
-    code = "import dimfit\ntry: dimfit.connect('tcp://127.0.0.1:1')\nexcept dimfit.Error as e: print(e)"
     path = str(tmp_path / "nothing.so")
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(SOURCE / "worker" / "python"), "DIMFIT_LIB": path},
+        [sys.executable, "-c", NO_LIBRARY],
+        env={"PYTHONPATH": str(PYTHON_DIR), "DIMFIT_LIB": path},
         capture_output=True,
         text=True,
         timeout=START_SECONDS,

@@ -473,6 +473,7 @@ def test_same_statistics_give_the_same_plan_on_any_shard_count(filled, world, ba
         plan = scored_plan(filled(shards), world, kappa=0.5, basis=basis, estimator=estimator)
         plans.append(plan)
     for plan in plans[1:]:
+        assert plan["samples"] == plans[0]["samples"]
         want, got = flat(plan_scores(plans[0])), flat(plan_scores(plan))
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-9 * want.max())
         np.testing.assert_array_equal(flat(plan_keep(plan)), flat(plan_keep(plans[0])))
@@ -571,8 +572,8 @@ def test_optimizer_state_of_kept_dimensions_survives_an_axis_change(
     keep = plan_keep(scored_change(changed, world, kappa=0.5, basis="axis"))
     for c in (changed, plain):
         for step in grads[2:]:
-            # Of dropped dimensions nothing arrives; neither may it where they are still there, since
-            # a row-wise sum is of all of them.
+            # Nothing arrives of dropped dimensions; neither may it where they are still there:
+            # a row-wise sum is of them all.
             kept = {i: np.where(keep[i], step[i], np.float32(0)) for i in DIMS}
             c.push({i: (world.keys[i], kept[i]) for i in DIMS})
     want, got = plain.pull(world.keys), changed.pull(world.keys, view="compact")

@@ -225,7 +225,9 @@ def test_file_that_is_missing_is_named(train, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [["--model", "svm"], ["--batch", "0"], ["--search-kappa", "-1"], ["--no-such"]], ids=str
+    "options",
+    [["--model", "svm"], ["--batch", "0"], ["--search-kappa", "-1"], ["--no-such"]],
+    ids=" ".join,
 )
 def test_usage_errors_are_status_2(options):
     done = run("dimfit-train", "--data", "x.csv", *options)

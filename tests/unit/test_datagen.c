@@ -101,7 +101,7 @@ static void feasigns_are_zipf_distributed(void **state) {
     for (size_t i = 0; i < PLANT_SLOTS; i++) {
         const struct plant_slot *const slot = &plant->slots[i];
         const double first = slot->chance[0], second = slot->chance[1] - first;
-        assert_true(fabs(first / second - pow(2, 1.05)) < 1e-9);
+        assert_true(fabs(first / second - pow(2, 1.5)) < 1e-9);
         assert_true(fabs(slot->chance[slot->feasigns - 1] - 1) < 1e-9);
     }
     plant_destroy(&plant);
@@ -147,7 +147,7 @@ static void a_logit_is_bias_weights_and_pairs(void **state) {
     plant_destroy(&plant);
 }
 
-static void the_best_reachable_auc_is_that_of_a_click_log(void **state) {
+static void the_best_reachable_auc_leaves_room_to_tell_models_apart(void **state) {
     enum { ROWS = 50000 };
     for (uint64_t seed = 1; seed <= 3; seed++) {
         struct plant *plant = plant_new(seed);
@@ -161,7 +161,7 @@ static void the_best_reachable_auc_is_that_of_a_click_log(void **state) {
             clicks += (double)labels[i];
         }
         const double auc = metrics_auc(logits, labels, ROWS);
-        assert_true(auc > 0.80 && auc < 0.86);
+        assert_true(auc > 0.90 && auc < 0.96);
         assert_true(fabs(clicks / ROWS - 0.25) < 0.02);
         free(logits);
         free(labels);
@@ -179,7 +179,7 @@ int main(void) {
         cmocka_unit_test(feasigns_are_zipf_distributed),
         cmocka_unit_test(texts_of_a_slot_are_distinct),
         cmocka_unit_test(a_logit_is_bias_weights_and_pairs),
-        cmocka_unit_test(the_best_reachable_auc_is_that_of_a_click_log),
+        cmocka_unit_test(the_best_reachable_auc_leaves_room_to_tell_models_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,17 +6,17 @@
 #include <string.h>
 
 /* Popularity of the k-th feasign is k^-ZIPF. */
-#define ZIPF 1.05
+#define ZIPF 1.5
 
 /* Feasigns rarer than this share of impressions mean little: what a feasign stands for is scaled by
  * sqrt(p / (p + RARE)). Nothing could be learnt of them, and the best reachable AUC would be out of
  * any model's reach. */
-#define RARE 5e-4
+#define RARE 1e-3
 
 /* What the log odds are made of: standard deviations of the two parts and the share of clicks. With
- * them the best reachable AUC is about 0.83. */
+ * them the best reachable AUC is about 0.93. */
 #define SPREAD_FIRST 0.6
-#define SPREAD_PAIRS 1.5
+#define SPREAD_PAIRS 3.0
 #define CLICKS       0.25
 
 enum { CALIBRATION = 20000 }; /* impressions the spreads are measured on */
@@ -29,9 +29,10 @@ static const struct {
     char letter;
     uint32_t feasigns;
 } kinds[PLANT_SLOTS] = {
-    {8, 'a', 50000},  {2, 'a', 50000}, {0, 'a', 50000}, {8, 'b', 5000}, {2, 'b', 10000},
-    {0, 'b', 200000}, {8, 'c', 1000},  {2, 'c', 2000},  {0, 'c', 300},  {8, 'd', 100},
-    {2, 'd', 200},    {0, 'd', 12},    {8, 'e', 24},    {2, 'e', 2},
+    {8, 'a', 50000}, {2, 'a', 50000}, {0, 'a', 200000}, {8, 'b', 5000}, {2, 'b', 10000},
+    {0, 'b', 50000}, {8, 'c', 1000},  {2, 'c', 2000},   {0, 'c', 3000}, {8, 'd', 400},
+    {2, 'd', 200},   {0, 'd', 300},   {8, 'e', 100},    {2, 'e', 60},   {0, 'e', 50},
+    {8, 'f', 24},    {2, 'f', 8},     {0, 'f', 12},     {2, 'g', 2},    {0, 'g', 4},
 };
 
 static void make_popularity(struct plant_slot *slot) {

@@ -18,7 +18,7 @@
 
 #include <stdint.h>
 
-enum { PLANT_LATENT = 8, PLANT_SLOTS = 14, PLANT_TEXT = 16 };
+enum { PLANT_LATENT = 8, PLANT_SLOTS = 20, PLANT_TEXT = 16 };
 
 struct plant_slot {
     char name[8]; /* r<rank>_<letter> */
