@@ -59,6 +59,8 @@ static void apply(struct shard *shard, const struct wire_header *header, bool tr
     for (size_t i = 0; i < sections->n; i++) {
         const struct section *const s = &sections->items[i];
         const bool scored = step != NULL && is_scored(shard, s->slot);
+        if (!train && !scored)
+            continue; /* a slot outside the search, in a push for scores alone */
         struct score_sums sums = {0};
         if (scored) {
             sums = score_slot(shard->score, step, s->slot);

@@ -2,9 +2,13 @@
 #include "worker/train/mem.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { SEED_SHUFFLE = 100 };
+
+/* Validation log loss this much above the best, relatively, is no noise. */
+#define OVERFIT 0.005
 
 /* What one training keeps from epoch to epoch. */
 struct state {
@@ -15,9 +19,9 @@ struct state {
     double loss;      /* sum over this worker's batches since the last evaluation */
     size_t trained;   /* this worker's samples */
     size_t batches;
-    double seconds; /* in training batches */
-    double best;    /* validation log loss */
-    unsigned stale; /* evaluations since */
+    double seconds;      /* in training batches */
+    struct figures best; /* of the least validation log loss */
+    unsigned stale;      /* evaluations since */
     struct figures valid;
 };
 
@@ -45,6 +49,29 @@ static dimfit_err train_span(struct course *c, struct state *st, size_t from, si
     return DIMFIT_OK;
 }
 
+/* Whether to stop, from the evaluation just made. */
+static bool judge(struct state *st, unsigned patience) {
+    const struct figures *const now = &st->valid, *const best = &st->best;
+    if (isnan(now->logloss) || now->logloss < best->logloss) {
+        st->best = *now;
+        st->stale = 0;
+        return false;
+    }
+    const bool overfit = now->logloss > best->logloss * (1 + OVERFIT) && now->auc < best->auc;
+    return patience > 0 && (++st->stale >= patience || overfit);
+}
+
+static void say(struct course *c, const struct state *st, double share, double loss, bool stop) {
+    char trained[48] = "", valid[80] = "";
+    if (!isnan(loss))
+        snprintf(trained, sizeof trained, "  logloss %.5f", loss);
+    if (!isnan(st->valid.logloss))
+        snprintf(valid, sizeof valid, "  validation logloss %.5f auc %.5f", st->valid.logloss,
+                 st->valid.auc);
+    progress_say(c->progress, "%s: epoch %.2f%s%s%s", st->what, st->epoch + share, trained, valid,
+                 stop ? "  (stopping)" : "");
+}
+
 /* All workers' gradients are in; rank 0 looks at the validation part. *stop is the same for all. */
 static dimfit_err evaluate(struct course *c, struct state *st, double share, bool *stop,
                            struct err_detail *detail) {
@@ -58,15 +85,8 @@ static dimfit_err evaluate(struct course *c, struct state *st, double share, boo
                                c->data->n_part[DATASET_VALID], &st->valid, detail);
         if (err != DIMFIT_OK)
             return err;
-        const bool gain = st->valid.logloss < st->best;
-        if (gain)
-            st->best = st->valid.logloss;
-        st->stale = gain || isnan(st->valid.logloss) ? 0 : st->stale + 1;
-        verdict = patience > 0 && st->stale >= patience;
-        progress_say(c->progress,
-                     "%s: epoch %.2f  logloss %.5f  validation logloss %.5f auc %.5f%s", st->what,
-                     st->epoch + share, loss, st->valid.logloss, st->valid.auc,
-                     verdict != 0 ? "  (stopping)" : "");
+        verdict = judge(st, patience);
+        say(c, st, share, loss, verdict != 0);
     }
     if (err == DIMFIT_OK)
         err = learner_share(c->learner, &verdict, detail);
@@ -96,7 +116,7 @@ dimfit_err course_run(struct course *c, const char *what, unsigned epochs,
                       struct course_result *out, struct err_detail *detail) {
     const struct learner_spec *const spec = &c->options->learner;
     const size_t n = c->data->n_part[DATASET_TRAIN];
-    struct state st = {.what = what, .epochs = epochs, .best = INFINITY};
+    struct state st = {.what = what, .epochs = epochs, .best = {NAN, INFINITY}};
     const double begin = progress_now();
     double share = 0;
     bool stop = false;

@@ -3,10 +3,11 @@
  * several times in each, and the decision to stop.
  *
  * Click models overfit wide slots within an epoch or two, and rows live on the cluster, where a
- * better past can't be brought back. So the log loss of the validation part is looked at several
- * times an epoch, and training stops at the `patience`-th time in a row without a gain: the model
- * is then at most that share of an epoch past its best. With several workers each takes every N-th
- * batch, rank 0 evaluates and decides for all.
+ * better past can't be brought back. So the validation part is looked at several times an epoch,
+ * and training stops at the `patience`-th time in a row without a gain in log loss, or at the first
+ * where the log loss is worse than its best by more than half a percent and the AUC is worse too:
+ * noise does not do that, overfitting does within a fraction of an epoch. With several workers each
+ * takes every N-th batch, rank 0 evaluates and decides for all.
  */
 #ifndef TRAIN_COURSE_H
 #define TRAIN_COURSE_H

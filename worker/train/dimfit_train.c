@@ -7,6 +7,10 @@
 #include <stdio.h>
 #include <sys/random.h>
 
+/* A rise of validation log loss within this, relatively, keeps the function. */
+#define KEPT        0.005
+#define SHORT_STEPS 0.3
+
 struct job {
     struct train_options options;
     struct dataset *data;
@@ -37,6 +41,28 @@ static void say_widths(struct course *c, const struct search_result *search) {
                  json_integer_value(json_object_get(plan, "params_before")));
 }
 
+/* Where the new layout kept the function, the model is past most of what the training part can
+ * teach it, and steps of full length on samples it has seen overfit at once: all weights stay warm,
+ * steps are short. Where it did not, the first dense layer starts cold and steps are as they were.
+ */
+static dimfit_err begin_retraining(struct course *c, const struct figures *before,
+                                   struct err_detail *detail) {
+    double kept = 0;
+    dimfit_err err = DIMFIT_OK;
+    if (c->options->learner.rank == 0) {
+        struct figures now = {NAN, NAN};
+        err = learner_evaluate(c->learner, c->data->part[DATASET_VALID],
+                               c->data->n_part[DATASET_VALID], &now, detail);
+        kept = now.logloss <= before->logloss * (1 + KEPT);
+    }
+    if (err == DIMFIT_OK)
+        err = learner_share(c->learner, &kept, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    progress_say(c->progress, "retrain: %s", kept != 0 ? "warm, short steps" : "first layer cold");
+    return learner_restart(c->learner, kept == 0, kept != 0 ? SHORT_STEPS : 1, detail);
+}
+
 static dimfit_err search_and_retrain(struct course *c, struct report *r,
                                      struct err_detail *detail) {
     const struct train_options *const o = c->options;
@@ -47,11 +73,13 @@ static dimfit_err search_and_retrain(struct course *c, struct report *r,
     }
     if (err == DIMFIT_OK)
         err = ask(c, &r->after, detail);
-    if (err == DIMFIT_OK)
-        err = learner_restart(c->learner, o->retrain, detail);
-    if (err != DIMFIT_OK || !o->retrain)
+    if (err != DIMFIT_OK)
         return err;
-    err = course_run(c, "retrain", o->retrain_epochs, &r->retrained, detail);
+    if (!o->retrain)
+        return learner_restart(c->learner, false, 1, detail);
+    err = begin_retraining(c, &r->trained.valid, detail);
+    if (err == DIMFIT_OK)
+        err = course_run(c, "retrain", o->retrain_epochs, &r->retrained, detail);
     if (err == DIMFIT_OK)
         err = test(c, "searched", &r->searched, detail);
     return err;

@@ -40,6 +40,7 @@ struct learner {
     struct carry_slot *layout; /* [n_slots]; compact only */
     struct model *model;
     struct weights weights;
+    double pace;              /* of training steps, 1 at first */
     struct pass train, score; /* apart: a held training batch outlives a scoring phase */
     uint32_t *score_order;    /* the validation part, shuffled */
     uint64_t meetings;        /* barriers so far */
@@ -177,13 +178,15 @@ dimfit_err learner_adopt(struct learner *l, struct err_detail *detail) {
     return compact(l) ? adopt_compact(l, detail) : read_layout(l, NULL, detail);
 }
 
-dimfit_err learner_restart(struct learner *l, bool cold, struct err_detail *detail) {
+dimfit_err learner_restart(struct learner *l, bool cold, double pace, struct err_detail *detail) {
     if (l->weights.shared)
         return DIMFIT_OK;
     if (cold && !compact(l) && l->weights.n[MODEL_FIRST] > 0) {
         struct rng rng = rng_of(l->spec.seed, SEED_FIRST);
         model_init_group(l->model, MODEL_FIRST, &rng, l->weights.values[MODEL_FIRST]);
     }
+    l->pace = pace;
+    l->weights.lr = l->spec.dense_lr * pace;
     const dimfit_err err = weights_create(&l->weights, l->cluster, l->epoch);
     return err == DIMFIT_OK ? err : fail(l, err, "dense weights", detail);
 }
@@ -192,7 +195,7 @@ static dimfit_err follow(struct learner *l, struct err_detail *detail) {
     if (dimfit_state(l->cluster).epoch == l->epoch && dimfit_layout(l->cluster)->epoch == l->epoch)
         return DIMFIT_OK;
     const dimfit_err err = learner_adopt(l, detail);
-    return err == DIMFIT_OK ? learner_restart(l, false, detail) : err;
+    return err == DIMFIT_OK ? learner_restart(l, false, l->pace, detail) : err;
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -250,6 +253,7 @@ dimfit_err learner_open(const struct learner_spec *spec, const struct dataset *d
     struct learner *l = mem_alloc(1, sizeof *l);
     l->spec = *spec;
     l->data = data;
+    l->pace = 1;
     l->max_batch = EVALUATE_BATCH;
     if (spec->batch > l->max_batch)
         l->max_batch = spec->batch;
@@ -343,7 +347,7 @@ static dimfit_err forward(struct learner *l, struct pass *pass, const uint32_t *
         const bool shared = l->weights.shared;
         err = learner_adopt(l, detail);
         if (err == DIMFIT_OK && shared)
-            err = learner_restart(l, false, detail);
+            err = learner_restart(l, false, l->pace, detail);
         if (err != DIMFIT_OK)
             return err;
     }
@@ -351,9 +355,20 @@ static dimfit_err forward(struct learner *l, struct pass *pass, const uint32_t *
                    LAYOUT_CHASES);
 }
 
-static void backward(struct learner *l, struct pass *pass) {
+/* AdaGrad's step is about gradient / root of the sum of squares so far: a smaller gradient shortens
+ * the steps of rows with a history by as much, and leaves those of new rows as long as they are. */
+static void slow_down(struct pass *pass, size_t input, double pace) {
+    for (size_t i = 0; i < pass->batch.n * input; i++)
+        pass->dx[i] *= (real)pace;
+    for (size_t i = 0; i < pass->batch.n; i++)
+        pass->dlogit[i] *= (real)pace;
+}
+
+static void backward(struct learner *l, struct pass *pass, double pace) {
     const struct model_batch batch = model_batch(pass);
     model_backward(l->model, &batch, l->weights.values, pass->dweights, pass->dx, pass->dlogit);
+    if (pace != 1)
+        slow_down(pass, model_input_width(l->model), pace);
     batch_unpool(&pass->batch, pass->dx, pass->dlogit);
 }
 
@@ -425,7 +440,7 @@ dimfit_err learner_train(struct learner *l, const uint32_t *samples, size_t n, d
     if (err != DIMFIT_OK)
         return err;
     *loss = mean_logloss(logits, l->train.batch.labels, n);
-    backward(l, &l->train);
+    backward(l, &l->train, l->pace);
     const uint64_t epoch = l->epoch;
     err = push_rows(l, &l->train, detail);
     if (err == DIMFIT_OK)
@@ -463,7 +478,7 @@ static dimfit_err score_batch(struct learner *l, const uint32_t *samples, size_t
     dimfit_err err = forward(l, &l->score, samples, n, first, &logits, detail);
     if (err != DIMFIT_OK)
         return err;
-    backward(l, &l->score);
+    backward(l, &l->score, 1);
     const struct dimfit_push push = {
         .mode = DIMFIT_SCORE, .step = step, .samples = n, .epoch = compact(l) ? l->epoch : 0};
     /* First-order rows, the last entry, are in no search. */

@@ -58,11 +58,12 @@ dimfit_err learner_evaluate(struct learner *l, const uint32_t *samples, size_t n
 dimfit_err learner_score(struct learner *l, struct err_detail *detail) MUST_CHECK;
 
 /* Adopt the layout in force, if it is new: from here on the model computes in it. Dense weights are
- * the learner's own copy until learner_restart() shares them under the new tag, the first dense
- * layer drawn anew if cold (full view; in the compact one the transforms keep its inputs what they
- * were). */
+ * the learner's own copy until learner_restart() shares them under the new tag. cold draws the
+ * first dense layer anew (full view; in the compact one the transforms keep its inputs what they
+ * were). pace shortens every training step from here on: 1 is the learning rates as given. */
 dimfit_err learner_adopt(struct learner *l, struct err_detail *detail) MUST_CHECK;
-dimfit_err learner_restart(struct learner *l, bool cold, struct err_detail *detail) MUST_CHECK;
+dimfit_err learner_restart(struct learner *l, bool cold, double pace,
+                           struct err_detail *detail) MUST_CHECK;
 
 /* Wait for all the job's workers. Each must come to the same calls in the same order. */
 dimfit_err learner_barrier(struct learner *l, struct err_detail *detail) MUST_CHECK;

@@ -23,8 +23,9 @@ static const char doc[] =
     "hash of the "
     "number says whether a line is for training, validation or test.\n\n"
     "Training stops once the log loss of the validation part has not improved for --patience "
-    "evaluations. Rows live on the cluster, so the model kept is the last one, not the best one: "
-    "evaluating several times an epoch keeps the two close.\n\n"
+    "validations, or is half a percent worse than its best while the AUC is worse too. Rows live "
+    "on the cluster, so the model kept is the last one, not the best one: validating several times "
+    "an epoch keeps the two close.\n\n"
     "Exit status: 0 done, 1 failed, 2 usage, 3 the cluster could not be reached.";
 
 enum key {
@@ -98,8 +99,9 @@ static const struct argp_option table[] = {
      "transform a slot (full)",
      3},
     {"epochs", KEY_EPOCHS, "N", 0, "Passes over the training part at most (10)", 3},
-    {"patience", KEY_PATIENCE, "P", 0, "Stop after P validations without a gain; 0: never (2)", 3},
-    {"evaluations", KEY_EVALUATIONS, "N", 0, "Validations an epoch (4)", 3},
+    {"patience", KEY_PATIENCE, "P", 0,
+     "Stop after P validations without a gain, or once overfitting is plain; 0: never (4)", 3},
+    {"evaluations", KEY_EVALUATIONS, "N", 0, "Validations an epoch (8)", 3},
     {"batch", KEY_BATCH, "B", 0, "Samples a training step (1024)", 3},
     {"lr", KEY_LR, "X", 0, "Learning rate of embeddings declared here (the cluster's default)", 3},
     {"dense-lr", KEY_DENSE_LR, "X", 0, "Learning rate of dense layers, Adam (0.001)", 3},
@@ -401,8 +403,8 @@ void options_parse(int argc, char **argv, struct train_options *out) {
                     .workers = 1},
         .search = {.min_dim = -1},
         .epochs = 10,
-        .evaluations = 4,
-        .patience = 2,
+        .evaluations = 8,
+        .patience = 4,
     };
     argp_err_exit_status = 2;
     argp_parse(&argp, argc, argv, 0, NULL, out);
