@@ -688,3 +688,15 @@ def test_shutdown_ends_the_cluster(standalone, connect):
     daemon = standalone(2, slots=SLOTS)
     connect(daemon).shutdown()
     assert daemon.wait() == 0
+
+
+def test_score_only_push_passes_over_slots_outside_the_search(standalone, connect, rng):
+    c = connect(standalone(2, slots=SLOTS))
+    keys = random_keys(rng, 50)
+    wide = 4_000_000_000
+    grads = {1: (keys, np.ones((50, 8), np.float32)), wide: (keys, np.ones((50, 1), np.float32))}
+    c.push(grads)
+    before = c.pull({wide: keys})[wide]
+    c.push(grads, mode="score", samples=50)
+    np.testing.assert_array_equal(c.pull({wide: keys})[wide], before)
+    assert wide not in c.scores() and abs(sum(s.sum() for s in c.scores().values()) - 1) < 1e-12
