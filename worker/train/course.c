@@ -22,6 +22,7 @@ struct state {
     double seconds;      /* in training batches */
     struct figures best; /* of the least validation log loss */
     unsigned stale;      /* evaluations since */
+    unsigned patience;
     struct figures valid;
 };
 
@@ -50,7 +51,7 @@ static dimfit_err train_span(struct course *c, struct state *st, size_t from, si
 }
 
 /* Whether to stop, from the evaluation just made. */
-static bool judge(struct state *st, unsigned patience) {
+static bool judge(struct state *st) {
     const struct figures *const now = &st->valid, *const best = &st->best;
     if (isnan(now->logloss) || now->logloss < best->logloss) {
         st->best = *now;
@@ -58,7 +59,7 @@ static bool judge(struct state *st, unsigned patience) {
         return false;
     }
     const bool overfit = now->logloss > best->logloss * (1 + OVERFIT) && now->auc < best->auc;
-    return patience > 0 && (++st->stale >= patience || overfit);
+    return st->patience > 0 && (++st->stale >= st->patience || overfit);
 }
 
 static void say(struct course *c, const struct state *st, double share, double loss, bool stop) {
@@ -76,7 +77,6 @@ static void say(struct course *c, const struct state *st, double share, double l
 static dimfit_err evaluate(struct course *c, struct state *st, double share, bool *stop,
                            struct err_detail *detail) {
     const struct learner_spec *const spec = &c->options->learner;
-    const unsigned patience = c->options->patience;
     const double loss = st->batches > 0 ? st->loss / (double)st->batches : NAN;
     double verdict = 0;
     dimfit_err err = learner_barrier(c->learner, detail);
@@ -85,7 +85,7 @@ static dimfit_err evaluate(struct course *c, struct state *st, double share, boo
                                c->data->n_part[DATASET_VALID], &st->valid, detail);
         if (err != DIMFIT_OK)
             return err;
-        verdict = judge(st, patience);
+        verdict = judge(st);
         say(c, st, share, loss, verdict != 0);
     }
     if (err == DIMFIT_OK)
@@ -112,11 +112,12 @@ static dimfit_err train_epoch(struct course *c, struct state *st, double *share,
     return err;
 }
 
-dimfit_err course_run(struct course *c, const char *what, unsigned epochs,
+dimfit_err course_run(struct course *c, const char *what, unsigned epochs, unsigned patience,
                       struct course_result *out, struct err_detail *detail) {
     const struct learner_spec *const spec = &c->options->learner;
     const size_t n = c->data->n_part[DATASET_TRAIN];
-    struct state st = {.what = what, .epochs = epochs, .best = {NAN, INFINITY}};
+    struct state st = {
+        .what = what, .epochs = epochs, .patience = patience, .best = {NAN, INFINITY}};
     const double begin = progress_now();
     double share = 0;
     bool stop = false;

@@ -30,8 +30,9 @@ struct course_result {
     struct figures valid;      /* of the model as it is at the end */
 };
 
-/* Train for at most so many epochs. what: the name of it in progress lines. */
-dimfit_err course_run(struct course *course, const char *what, unsigned epochs,
+/* Train for at most so many epochs, or until patience (0: no end to it) is spent. what: the name of
+ * it in progress lines. */
+dimfit_err course_run(struct course *course, const char *what, unsigned epochs, unsigned patience,
                       struct course_result *out, struct err_detail *detail) MUST_CHECK;
 
 #endif

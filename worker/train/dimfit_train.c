@@ -43,10 +43,11 @@ static void say_widths(struct course *c, const struct search_result *search) {
 
 /* Where the new layout kept the function, the model is past most of what the training part can
  * teach it, and steps of full length on samples it has seen overfit at once: all weights stay warm,
- * steps are short. Where it did not, the first dense layer starts cold and steps are as they were.
+ * steps are short, and the first validation without a gain is the last, since there is little to
+ * gain and no way back. Where it did not, the first dense layer starts cold and all is as it was.
  */
 static dimfit_err begin_retraining(struct course *c, const struct figures *before,
-                                   struct err_detail *detail) {
+                                   unsigned *patience, struct err_detail *detail) {
     double kept = 0;
     dimfit_err err = DIMFIT_OK;
     if (c->options->learner.rank == 0) {
@@ -60,6 +61,7 @@ static dimfit_err begin_retraining(struct course *c, const struct figures *befor
     if (err != DIMFIT_OK)
         return err;
     progress_say(c->progress, "retrain: %s", kept != 0 ? "warm, short steps" : "first layer cold");
+    *patience = kept != 0 && c->options->patience > 0 ? 1 : c->options->patience;
     return learner_restart(c->learner, kept == 0, kept != 0 ? SHORT_STEPS : 1, detail);
 }
 
@@ -77,9 +79,10 @@ static dimfit_err search_and_retrain(struct course *c, struct report *r,
         return err;
     if (!o->retrain)
         return learner_restart(c->learner, false, 1, detail);
-    err = begin_retraining(c, &r->trained.valid, detail);
+    unsigned patience = 0;
+    err = begin_retraining(c, &r->trained.valid, &patience, detail);
     if (err == DIMFIT_OK)
-        err = course_run(c, "retrain", o->retrain_epochs, &r->retrained, detail);
+        err = course_run(c, "retrain", o->retrain_epochs, patience, &r->retrained, detail);
     if (err == DIMFIT_OK)
         err = test(c, "searched", &r->searched, detail);
     return err;
@@ -87,7 +90,7 @@ static dimfit_err search_and_retrain(struct course *c, struct report *r,
 
 static dimfit_err train(struct course *c, struct report *r, struct err_detail *detail) {
     const struct train_options *const o = c->options;
-    dimfit_err err = course_run(c, "train", o->epochs, &r->trained, detail);
+    dimfit_err err = course_run(c, "train", o->epochs, o->patience, &r->trained, detail);
     if (err == DIMFIT_OK)
         err = test(c, "full", &r->full, detail);
     if (err == DIMFIT_OK)
