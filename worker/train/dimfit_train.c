@@ -9,7 +9,7 @@
 
 /* A rise of validation log loss within this, relatively, keeps the function. */
 #define KEPT        0.005
-#define SHORT_STEPS 0.3
+#define SHORT_STEPS 0.1
 
 struct job {
     struct train_options options;
