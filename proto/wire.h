@@ -35,8 +35,9 @@ enum {
                          reply: step to score and mode SCORE_*, or SCORE_OVER */                   \
     X(20, ADMIN)      /* name: command; body: JSON arguments; reply: JSON */                       \
     /* shard -> coordinator */                                                                     \
-    X(32, REGISTER)  /* body: struct shard_hello; reply tag: shard number, body: layout */         \
-    X(33, HEARTBEAT) /* body: JSON statistics of the shard; reply: none */                         \
+    X(32, REGISTER)  /* body: struct hello; reply tag: shard number, body: layout */               \
+    X(33, HEARTBEAT) /* tag: search, samples and mode: SCORE_WANT_*, SCORE_FULL; reply: none to a  \
+                        shard that is known */                                                     \
     /* coordinator -> shard */                                                                     \
     X(48, ADD_SLOTS)   /* body: count + layout slots; reply: status */                             \
     X(49, SCORE_START) /* tag: search id, mode: SCORE_WANT_*; clears the sums */                   \
@@ -79,6 +80,7 @@ enum wire_mode {
     SCORE_WANT_MOMENTS = 1 << 0, /* keep r^T dL/dr per step and slot, not just its diagonal */
     SCORE_WANT_FREEZE = 1 << 1,  /* refuse training while scoring */
     SCORE_WANT_LIVE = 1 << 2,    /* ordinary training pushes are scored */
+    SCORE_FULL = 1 << 3,         /* HEARTBEAT: the memory for score sums is used up */
 
     GATHER_SCORES = 1 << 0,
     GATHER_MOMENTS = 1 << 1, /* sums over the stored rows: r, r^T r, plain and count-weighted */

@@ -221,6 +221,7 @@ void coordinator_tick(struct coordinator *coordinator) {
     const int64_t now = c->io.now_ms(c->io.self);
     op_tick(c, now);
     barrier_tick(c, now);
+    catch_up_tick(c, now);
     search_tick(c, now);
 }
 

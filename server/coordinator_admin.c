@@ -215,6 +215,8 @@ static dimfit_err gather(struct coordinator *c, const struct asker *asker, uint3
                          const char *argument, op_done *done, struct err_detail *detail) {
     if (!coordinator_answering(c, detail))
         return DIMFIT_ERR_TIMEOUT;
+    if (op_count(c) >= OPS_MAX)
+        return err_set(detail, DIMFIT_ERR_BUSY, "%d requests wait for the shards already", OPS_MAX);
     const struct wire_header command = {.kind = WIRE_GATHER, .mode = mode};
     struct op *op;
     const dimfit_err err = op_start(c, &command, NULL, 0, done, &op);

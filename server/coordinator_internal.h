@@ -14,6 +14,7 @@ enum {
     COORDINATOR_MAGIC = 0x434f4f52,
     SILENT_AFTER_MS = 5000, /* shards send a heartbeat every second */
     PAUSE_MS = 1000,        /* ticks come several times a second */
+    OPS_MAX = 256,          /* under way, when another is asked for from outside */
 };
 
 /* A request that is answered later. */
@@ -28,6 +29,7 @@ struct member {
     struct route route;
     uint64_t identity; /* of the shard's life; a new one is a new shard */
     uint64_t pid, epoch, samples;
+    bool full; /* it leaves scores out for want of memory */
     int64_t seen_ms;
 };
 
@@ -56,8 +58,9 @@ struct op {
 struct barrier {
     struct barrier *next;
     char name[WIRE_NAME_MAX + 1];
-    size_t n, wanted;
+    size_t n, cap, wanted;
     bool open; /* everyone came: repeats of the same requests are let through */
+    int64_t open_ms;
     struct barrier_member {
         struct asker asker;
         uint64_t client;
@@ -78,7 +81,8 @@ struct search {
     uint64_t id; /* 0: none yet */
     enum wire_phase phase;
     bool freeze, plan_only;
-    bool scoring; /* every shard scores: what is pushed from now on counts */
+    bool scoring;     /* every shard scores: what is pushed from now on counts */
+    uint64_t awaited; /* the operation whose end the search goes on from */
     struct plan_request request;
     uint64_t samples, wanted, steps; /* scored so far, asked for; steps scored whole */
     uint64_t next_step;              /* the last one handed out */
@@ -107,6 +111,9 @@ struct coordinator {
     struct search search;
     uint64_t next_op, next_search;
     size_t adding;                /* operations under way that add slots */
+    bool uneven;                  /* a shard may lack slots of the layout */
+    bool committing;              /* an operation under way switches shards to the layout's epoch */
+    int64_t repeat_ms;            /* when the one or the other may be tried again */
     int64_t started_ms, awake_ms; /* awake: the last time we did anything */
     bool stopping;
 };
@@ -131,6 +138,7 @@ dimfit_err op_start(struct coordinator *c, const struct wire_header *command, co
 void op_reply(struct coordinator *c, size_t shard, const struct wire_header *header,
               const uint8_t *body, size_t len);
 void op_tick(struct coordinator *c, int64_t now);
+size_t op_count(const struct coordinator *c);
 void op_list_destroy(struct coordinator *c);
 
 /* coordinator_members.c */
@@ -143,6 +151,13 @@ void members_connect(struct coordinator *c, const struct route *from,
                      const struct wire_header *header);
 void members_declare(struct coordinator *c, const struct route *from,
                      const struct wire_header *header, const uint8_t *body, size_t len);
+
+/* coordinator_catch_up.c */
+/* Tell every shard to switch to the epoch in force, until it has. */
+void catch_up_commit(struct coordinator *c);
+void catch_up_tick(struct coordinator *c, int64_t now);
+
+/* coordinator_barrier.c */
 void barrier_arrive(struct coordinator *c, const struct route *from,
                     const struct wire_header *header);
 void barrier_tick(struct coordinator *c, int64_t now);
@@ -161,6 +176,10 @@ dimfit_err search_plan(struct coordinator *c, const struct asker *asker,
 dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) MUST_CHECK;
 dimfit_err search_abort(struct coordinator *c, struct err_detail *detail) MUST_CHECK;
 void search_fini(struct coordinator *c);
+/* Every shard is of the epoch in force. */
+void search_committed(struct coordinator *c);
+/* A shard has not switched yet: shown as the search's error until it has. */
+void search_commit_delayed(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
 /* End the search where it stands: nothing has changed, whoever waits is told why. */
 void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
 /* Scoring, if any, is over: gather the statistics and plan. */

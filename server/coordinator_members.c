@@ -60,12 +60,6 @@ static dimfit_err check_epoch(const struct coordinator *c, const struct hello *h
                    (unsigned long long)hello->epoch, (unsigned long long)c->layout->epoch);
 }
 
-static void commit_done(struct coordinator *c, struct op *op) {
-    if (op->err != DIMFIT_OK)
-        log_warn("coordinator", "catching up with epoch %llu: %s",
-                 (unsigned long long)op->command.tag, op->detail.text);
-}
-
 void members_register(struct coordinator *c, const struct route *from,
                       const struct wire_header *header, const uint8_t *body, size_t len) {
     const struct asker asker = asker_of(from, header);
@@ -85,6 +79,7 @@ void members_register(struct coordinator *c, const struct route *from,
         return;
     }
 
+    const bool is_new = hello.number == HELLO_NO_NUMBER;
     struct member *const member = &c->members[number];
     if (!member->registered)
         log_info("coordinator", "shard %zu joins: %s, process %llu", number, hello.endpoint,
@@ -94,11 +89,14 @@ void members_register(struct coordinator *c, const struct route *from,
         .route = *from,
         .identity = header->client,
         .pid = hello.pid,
-        .epoch = hello.epoch,
+        .epoch = is_new ? c->layout->epoch : hello.epoch,
         .seen_ms = c->io.now_ms(c->io.self),
     };
     memcpy(c->map->endpoints[number], hello.endpoint, sizeof hello.endpoint);
     c->map->version++;
+    c->uneven |= !is_new;
+    if (c->next_search < hello.search)
+        c->next_search = hello.search; /* another coordinator's: ours are told from it */
 
     struct buf buf;
     buf_init(&buf);
@@ -106,13 +104,6 @@ void members_register(struct coordinator *c, const struct route *from,
     struct wire_header reply = {.status = buf_status(&buf), .tag = number};
     coordinator_reply(c, &asker, &reply, buf.data, buf.failed ? 0 : buf.len);
     buf_fini(&buf);
-
-    const bool behind = hello.number != HELLO_NO_NUMBER && hello.epoch != c->layout->epoch;
-    if (behind && coordinator_complete(c, NULL)) {
-        const struct wire_header commit = {.kind = WIRE_COMMIT, .tag = c->layout->epoch};
-        if (op_start(c, &commit, NULL, 0, commit_done, NULL) != DIMFIT_OK)
-            log_warn("coordinator", "no memory to bring shard %zu up to date", number);
-    }
 }
 
 /* A heartbeat from a shard we don't know (we restarted): it is told to register again. */
@@ -126,8 +117,19 @@ void members_heartbeat(struct coordinator *c, const struct route *from,
     }
     c->members[number].seen_ms = c->io.now_ms(c->io.self);
     c->members[number].epoch = header->epoch;
-    if (header->tag == c->search.id)
+    if (header->tag == c->search.id) {
+        if (header->samples != c->members[number].samples && !c->search.freeze)
+            c->search.progress_ms = c->io.now_ms(c->io.self);
         c->members[number].samples = header->samples;
+        c->members[number].full = (header->mode & SCORE_FULL) != 0;
+    }
+    /* It did not hear that the search is over, or the search went with the coordinator before us.
+     */
+    if (header->mode != 0 && c->search.phase != PHASE_SCORING && !coordinator_frozen(c)) {
+        const struct wire_header stop = {
+            .kind = WIRE_SCORE_STOP, .phase = c->search.phase, .epoch = c->layout->epoch};
+        c->io.send(c->io.self, from, &stop, NULL, 0);
+    }
 }
 
 static void answer_connect(struct coordinator *c, const struct asker *to) {
@@ -153,9 +155,9 @@ static void answer_connect(struct coordinator *c, const struct asker *to) {
 static bool ready(const struct coordinator *c, struct err_detail *detail) {
     if (!coordinator_complete(c, detail))
         return false;
-    if (c->adding == 0)
+    if (c->adding == 0 && !c->uneven)
         return true;
-    err_set(detail, DIMFIT_ERR_BUSY, "slots are being added");
+    err_set(detail, DIMFIT_ERR_BUSY, "slots are being added on every shard");
     return false;
 }
 
@@ -250,6 +252,7 @@ static dimfit_err declare_one(const struct coordinator *c, const struct declarat
 
 static void declare_done(struct coordinator *c, struct op *op) {
     c->adding--;
+    c->uneven |= op->err != DIMFIT_OK;
     if (op->err == DIMFIT_OK)
         answer_connect(c, &op->asker);
     else

@@ -18,6 +18,13 @@ void op_list_destroy(struct coordinator *c) {
     }
 }
 
+size_t op_count(const struct coordinator *c) {
+    size_t n = 0;
+    for (const struct op *op = c->ops; op != NULL; op = op->next)
+        n++;
+    return n;
+}
+
 /* Unlink before the continuation runs: it may start the next operation. */
 static void op_finish(struct coordinator *c, struct op *op) {
     struct op **at = &c->ops;

@@ -14,6 +14,7 @@ struct hello {
     uint32_t number;         /* which shard it is, HELLO_NO_NUMBER for a new one */
     uint64_t epoch;          /* of the layout it works with; meaningless for a new one */
     uint64_t prepared_epoch; /* of a change it has prepared, 0 for none */
+    uint64_t search;         /* that it last began to score for, 0 for none */
 };
 
 static inline void hello_encode(const struct hello *hello, struct buf *out) {
@@ -22,6 +23,7 @@ static inline void hello_encode(const struct hello *hello, struct buf *out) {
     buf_put_u32(out, hello->number);
     buf_put_u64(out, hello->epoch);
     buf_put_u64(out, hello->prepared_epoch);
+    buf_put_u64(out, hello->search);
 }
 
 static inline MUST_CHECK dimfit_err hello_decode(const void *bytes, size_t len, struct hello *out) {
@@ -32,6 +34,7 @@ static inline MUST_CHECK dimfit_err hello_decode(const void *bytes, size_t len, 
     hello.number = reader_u32(&r);
     hello.epoch = reader_u64(&r);
     hello.prepared_epoch = reader_u64(&r);
+    hello.search = reader_u64(&r);
     if (!reader_done(&r))
         return DIMFIT_ERR_PROTOCOL;
     *out = hello;

@@ -197,6 +197,12 @@ static bool evict(struct score *score, struct score_step *step) {
     return true;
 }
 
+dimfit_err score_leave_out(struct score *score, uint64_t id) {
+    struct score_step *const step = step_find(score, id);
+    const bool noted = step != NULL ? evict(score, step) : evicted_add(score, id);
+    return noted ? DIMFIT_OK : DIMFIT_ERR_NOMEM;
+}
+
 /* Find room for so many bytes, giving up old steps but not `keep`. */
 static dimfit_err make_room(struct score *score, uint64_t bytes, const struct score_step *keep,
                             struct err_detail *detail) {

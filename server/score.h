@@ -5,8 +5,9 @@
  * A push opens its step once, then asks for each slot's sums, and the table adds to them inside the
  * pass over the rows. Steps are kept whole until the coordinator gathers them, since absolute
  * values and the change of basis come after the sum over shards and workers. Memory is bounded by a
- * limit: inside a search a push that would go over it is refused (LIMIT), outside the oldest steps
- * are dropped and their ids remembered. Owned by the shard's thread.
+ * limit: inside a search a step that would go over it is refused (LIMIT; shard_push.c then trains
+ * without scores), outside the oldest steps are dropped and their ids remembered. Owned by the
+ * shard's thread.
  */
 #ifndef SERVER_SCORE_H
 #define SERVER_SCORE_H
@@ -38,6 +39,8 @@ void score_stop(struct score *score); /* a search's end: searching = false, sums
 dimfit_err score_open(struct score *score, uint64_t step, uint64_t worker, uint64_t samples,
                       const uint32_t *slots, const uint32_t *widths, size_t n,
                       struct score_step **out, struct err_detail *detail) MUST_CHECK;
+/* Drop what there is of a step: it counts nowhere from now on. NOMEM, nothing changed. */
+dimfit_err score_leave_out(struct score *score, uint64_t step) MUST_CHECK;
 /* The sums of one slot named at score_open(). */
 struct score_sums score_slot(struct score *score, struct score_step *step, uint32_t slot);
 

@@ -17,7 +17,10 @@
 
 #include <stdlib.h>
 
-enum { SEARCH_LIVE_SAMPLES = 65536 }; /* when --samples is not given */
+enum {
+    SEARCH_LIVE_SAMPLES = 65536, /* when --samples is not given */
+    TIMEOUT_SECONDS_MAX = 604800,
+};
 
 static const bool allowed[PHASE_ABORTED + 1][PHASE_ABORTED + 1] = {
     [PHASE_IDLE] = {[PHASE_SCORING] = true, [PHASE_PLANNING] = true},
@@ -105,7 +108,7 @@ void plan_job_destroy(struct plan_job **job) {
 
 static void gathered(struct coordinator *c, struct op *op) {
     struct search *const s = &c->search;
-    if (s->phase != PHASE_PLANNING)
+    if (s->phase != PHASE_PLANNING || op->id != s->awaited)
         return;
     if (op->err != DIMFIT_OK) {
         search_fail(c, op->err, &op->detail);
@@ -134,8 +137,11 @@ void search_begin_planning(struct coordinator *c) {
     if (s->plan_only || !s->freeze)
         broadcast(c, WIRE_SCORE_STOP, s->id);
     const struct wire_header gather = {.kind = WIRE_GATHER, .mode = GATHER_SCORES | GATHER_MOMENTS};
-    const dimfit_err err = op_start(c, &gather, NULL, 0, gathered, NULL);
-    if (err != DIMFIT_OK)
+    struct op *op = NULL;
+    const dimfit_err err = op_start(c, &gather, NULL, 0, gathered, &op);
+    if (err == DIMFIT_OK)
+        s->awaited = op->id;
+    else
         search_fail(c, err, &(struct err_detail){"no memory to gather the statistics"});
 }
 
@@ -168,26 +174,26 @@ void coordinator_planned(struct coordinator *coordinator, struct plan_job **job)
 
 /* ---- apply ----------------------------------------------------------------------------------- */
 
-static void committed(struct coordinator *c, struct op *op) {
+void search_committed(struct coordinator *c) {
     struct search *const s = &c->search;
-    if (op->err != DIMFIT_OK) {
-        /* Past the commit point there is no way back: every shard is told until it has switched. */
-        log_warn("search", "commit of epoch %llu is repeated: %s",
-                 (unsigned long long)c->layout->epoch, op->detail.text);
-        const struct wire_header commit = {.kind = WIRE_COMMIT, .tag = c->layout->epoch};
-        if (op_start(c, &commit, NULL, 0, committed, NULL) != DIMFIT_OK)
-            log_error("search", "no memory to repeat the commit");
-        return;
-    }
-    if (s->phase != PHASE_PREPARING)
+    if (s->phase != PHASE_PREPARING || s->layout != NULL)
         return;
     s->seconds_apply = seconds_in_phase(c);
+    s->err = DIMFIT_OK;
     enter(c, PHASE_COMMITTED);
+}
+
+void search_commit_delayed(struct coordinator *c, dimfit_err err, const struct err_detail *detail) {
+    struct search *const s = &c->search;
+    if (s->phase != PHASE_PREPARING || s->layout != NULL)
+        return;
+    s->err = err;
+    s->detail = *detail;
 }
 
 static void prepared(struct coordinator *c, struct op *op) {
     struct search *const s = &c->search;
-    if (s->phase != PHASE_PREPARING)
+    if (s->phase != PHASE_PREPARING || op->id != s->awaited)
         return;
     struct err_detail detail = op->detail;
     dimfit_err err = op->err;
@@ -203,10 +209,8 @@ static void prepared(struct coordinator *c, struct op *op) {
     log_info("search", "search %llu: epoch %llu is in force, %llu of %llu parameters kept",
              (unsigned long long)s->id, (unsigned long long)c->layout->epoch,
              (unsigned long long)s->plan->params_after, (unsigned long long)s->plan->params_before);
-    struct wire_header commit = {.kind = WIRE_COMMIT, .tag = c->layout->epoch};
-    err = op_start(c, &commit, NULL, 0, committed, NULL);
-    if (err != DIMFIT_OK)
-        log_error("search", "no memory to tell the shards of the commit; restart the coordinator");
+    /* Past the commit point there is no way back. */
+    catch_up_commit(c);
 }
 
 static void encode_prepare(const struct change *change, const struct layout *layout,
@@ -233,7 +237,7 @@ dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) {
         return err_set(detail, DIMFIT_ERR_STATE,
                        "there is no plan to apply (the search is %s); search start makes one",
                        wire_phase_name(s->phase));
-    if (c->adding > 0)
+    if (c->adding > 0 || c->uneven)
         return err_set(detail, DIMFIT_ERR_BUSY, "slots are being added; apply again");
     if (!coordinator_answering(c, detail))
         return DIMFIT_ERR_TIMEOUT;
@@ -247,10 +251,13 @@ dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) {
     s->plan_only = false;
     enter(c, PHASE_PREPARING);
     const struct wire_header prepare = {.kind = WIRE_PREPARE, .tag = s->layout->epoch};
+    struct op *op = NULL;
     if (err == DIMFIT_OK)
-        err = op_start(c, &prepare, body.data, body.len, prepared, NULL);
+        err = op_start(c, &prepare, body.data, body.len, prepared, &op);
     buf_fini(&body);
-    if (err != DIMFIT_OK)
+    if (err == DIMFIT_OK)
+        s->awaited = op->id;
+    else
         search_fail(c, err, &(struct err_detail){"no memory to prepare the change"});
     return DIMFIT_OK;
 }
@@ -293,6 +300,9 @@ static dimfit_err parse_request(const json_t *args, struct plan_request *r, cons
     if (*samples < 0)
         return err_set(detail, DIMFIT_ERR_INVALID, "--samples %lld is negative",
                        (long long)*samples);
+    if (!(*timeout >= 0 && *timeout <= TIMEOUT_SECONDS_MAX))
+        return err_set(detail, DIMFIT_ERR_INVALID, "--timeout %g is not within 0..%d s", *timeout,
+                       TIMEOUT_SECONDS_MAX);
     if (strategy != NULL && strlen(strategy) >= sizeof r->strategy)
         return err_set(detail, DIMFIT_ERR_INVALID, "--strategy: the name is too long");
     if (options != NULL && strlen(options) >= sizeof r->options)
@@ -329,8 +339,10 @@ static dimfit_err begin_scoring(struct coordinator *c, const struct asker *asker
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory to keep track of scorers");
     enter(c, PHASE_SCORING);
     s->progress_ms = now_of(c);
-    for (size_t i = 0; i < c->options.shards; i++)
+    for (size_t i = 0; i < c->options.shards; i++) {
         c->members[i].samples = 0;
+        c->members[i].full = false;
+    }
     const struct wire_header start = {
         .kind = WIRE_SCORE_START,
         .tag = s->id,
@@ -402,8 +414,10 @@ dimfit_err search_plan(struct coordinator *c, const struct asker *asker,
         if (s->n_plan_askers == ARRAY_LEN(s->plan_askers))
             return err_set(detail, DIMFIT_ERR_BUSY, "too many are waiting for this plan");
         s->plan_askers[s->n_plan_askers++] = *asker;
-        if (s->phase == PHASE_SCORING)
+        if (s->phase == PHASE_SCORING) {
+            s->plan_only = true; /* it was asked what would change, and is told before it does */
             search_begin_planning(c);
+        }
         return DIMFIT_OK;
     }
     if (s->plan == NULL)

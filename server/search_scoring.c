@@ -6,6 +6,8 @@
  */
 #include "server/coordinator_internal.h"
 
+#include "server/log.h"
+
 static struct scorer *scorer_of(struct search *s, uint64_t client) {
     for (size_t i = 0; i < s->n_scorers; i++) {
         if (s->scorers[i].client == client)
@@ -81,29 +83,33 @@ void search_score_next(struct coordinator *c, const struct route *from,
         coordinator_reply(c, &asker, &over, NULL, 0);
         return;
     }
-    s->progress_ms = c->io.now_ms(c->io.self);
     scorer->asker = asker_of(from, header);
     scorer->waits = !s->scoring;
     if (scorer->waits)
         return;
+    const uint64_t done = s->steps, given = s->next_step;
     take_score(s, scorer, header);
     answer_scorer(c, scorer);
+    /* Asking alone is none: a step that a lost worker holds would never run out of time. */
+    if (s->steps != done || s->next_step != given)
+        s->progress_ms = c->io.now_ms(c->io.self);
     if (scoring_over(s))
         search_begin_planning(c);
 }
 
-static void tick_freeze(struct coordinator *c, int64_t now) {
+/* Nobody goes on with it: a search, and who waits for one, comes to an end. */
+static void give_up_late(struct coordinator *c, int64_t now) {
     struct search *const s = &c->search;
     if (now - s->progress_ms < s->timeout_ms)
         return;
     struct err_detail detail;
-    err_set(
-        &detail, DIMFIT_ERR_TIMEOUT,
-        s->n_scorers == 0
-            ? "no worker scored within %.0f s; scoring in freeze mode needs one that answers it "
-              "(dimfit-train does), --mode live does not"
-            : "a scoring worker was silent for %.0f s",
-        (double)s->timeout_ms / 1000);
+    err_set(&detail, DIMFIT_ERR_TIMEOUT,
+            !s->freeze ? "no training push was scored within %.0f s; is anybody training?"
+            : s->n_scorers == 0
+                ? "no worker scored within %.0f s; scoring in freeze mode needs one that answers "
+                  "it (dimfit-train does), --mode live does not"
+                : "a scoring worker was silent for %.0f s",
+            (double)s->timeout_ms / 1000);
     search_fail(c, DIMFIT_ERR_TIMEOUT, &detail);
 }
 
@@ -112,20 +118,26 @@ static void tick_freeze(struct coordinator *c, int64_t now) {
 static void tick_live(struct coordinator *c) {
     struct search *const s = &c->search;
     uint64_t samples = 0;
+    bool full = false;
     for (size_t i = 0; i < c->options.shards; i++) {
+        full |= c->members[i].full;
         if (c->members[i].samples > samples)
             samples = c->members[i].samples;
     }
     s->samples = samples;
-    if (samples >= s->wanted)
+    if (full)
+        log_warn("search",
+                 "the score memory is full after %llu of %llu samples: planning from these",
+                 (unsigned long long)samples, (unsigned long long)s->wanted);
+    if (full || samples >= s->wanted)
         search_begin_planning(c);
 }
 
 void search_tick(struct coordinator *c, int64_t now) {
     if (c->search.phase != PHASE_SCORING || !c->search.scoring)
         return;
-    if (c->search.freeze)
-        tick_freeze(c, now);
-    else
+    if (!c->search.freeze)
         tick_live(c);
+    if (c->search.phase == PHASE_SCORING)
+        give_up_late(c, now);
 }

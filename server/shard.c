@@ -59,8 +59,15 @@ uint64_t shard_search(const struct shard *shard) {
     return shard->search;
 }
 
-uint64_t shard_samples(const struct shard *shard) {
-    return score_samples(shard->score);
+struct wire_header shard_heartbeat(const struct shard *shard) {
+    return (struct wire_header){
+        .kind = WIRE_HEARTBEAT,
+        .epoch = shard->layout->epoch,
+        .tag = shard->search,
+        .samples = score_samples(shard->score),
+        .mode = (shard->frozen ? SCORE_WANT_FREEZE : 0u) | (shard->live ? SCORE_WANT_LIVE : 0u) |
+                (shard->live && shard->full ? SCORE_FULL : 0u),
+    };
 }
 
 void shard_malformed(struct shard *shard) {
@@ -86,6 +93,9 @@ dimfit_err shard_body_from(struct shard *shard, const struct buf *buf, struct sh
     dimfit_err err = buf_status(buf);
     if (err != DIMFIT_OK)
         return err_set(&reply->header.detail, err, "no memory to encode the reply");
+    if (buf->len > (size_t)WIRE_BODY_MAX)
+        return err_set(&reply->header.detail, DIMFIT_ERR_LIMIT,
+                       "a reply of %zu bytes is larger than a message may be", buf->len);
     uint8_t *body = NULL;
     err = shard_body(shard, buf->len, reply, &body);
     if (err == DIMFIT_OK && buf->len > 0)

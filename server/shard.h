@@ -60,6 +60,7 @@ uint64_t shard_epoch(const struct shard *shard);
 uint64_t shard_prepared_epoch(const struct shard *shard); /* 0: nothing prepared */
 uint64_t
 shard_search(const struct shard *shard); /* the search that last started scoring, 0: none */
-uint64_t shard_samples(const struct shard *shard); /* scored since the sums began, as seen here */
+/* What a shard tells the coordinator once a second. */
+struct wire_header shard_heartbeat(const struct shard *shard);
 
 #endif

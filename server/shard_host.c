@@ -96,6 +96,7 @@ static void send_registration(struct host *host) {
         hello.number = host->number;
         hello.epoch = shard_epoch(host->shard);
         hello.prepared_epoch = shard_prepared_epoch(host->shard);
+        hello.search = shard_search(host->shard);
     }
     struct buf buf;
     buf_init(&buf);
@@ -171,13 +172,7 @@ static void tick(struct host *host) {
     if (now < host->next_ms)
         return;
     if (host->joined) {
-        const struct wire_header header = {
-            .kind = WIRE_HEARTBEAT,
-            .client = host->identity,
-            .epoch = shard_epoch(host->shard),
-            .tag = shard_search(host->shard),
-            .samples = shard_samples(host->shard),
-        };
+        const struct wire_header header = shard_heartbeat(host->shard);
         frames_send(host->coordinator, NULL, &header, NULL);
         host->next_ms = now + HEARTBEAT_MS;
         return;

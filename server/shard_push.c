@@ -53,6 +53,13 @@ static dimfit_err open_scores(struct shard *shard, const struct wire_header *hea
     return err;
 }
 
+/* Training goes on when there is no room for scores: the step counts nowhere, and the coordinator
+ * hears of it. */
+static dimfit_err leave_out(struct shard *shard, uint64_t step) {
+    shard->full = true;
+    return score_leave_out(shard->score, step);
+}
+
 static void apply(struct shard *shard, const struct wire_header *header, bool train,
                   struct table_slot **slots, struct score_step *step) {
     const struct section_list *const sections = &shard->sections;
@@ -99,6 +106,8 @@ dimfit_err shard_push(struct shard *shard, const struct shard_message *in,
         err = reserve_rows(sections, slots, detail);
     if (err == DIMFIT_OK && score)
         err = open_scores(shard, header, &step, detail);
+    if (err == DIMFIT_ERR_LIMIT && train)
+        err = leave_out(shard, header->step);
     if (err != DIMFIT_OK)
         goto done;
 

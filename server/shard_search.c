@@ -5,8 +5,14 @@
 /* New slots join the layout in force; a repeated command finds them there and is done. */
 static dimfit_err add_slot(struct shard *shard, const struct layout_slot *slot,
                            struct err_detail *detail) {
-    if (layout_find(shard->layout, slot->id) != NULL)
+    const struct layout_slot *const there = layout_find(shard->layout, slot->id);
+    if (there != NULL && there->dim == slot->dim && there->optimizer.kind == slot->optimizer.kind)
         return DIMFIT_OK;
+    if (there != NULL)
+        return err_set(detail, DIMFIT_ERR_EXISTS,
+                       "slot %u has rows of dim %u %s here, not dim %u %s", slot->id, there->dim,
+                       optimizer_name(there->optimizer.kind), slot->dim,
+                       optimizer_name(slot->optimizer.kind));
     dimfit_err err = table_add_slot(shard->table, slot);
     if (err == DIMFIT_OK || err == DIMFIT_ERR_EXISTS)
         err = layout_add_slot(shard->layout, slot, detail);
@@ -40,6 +46,7 @@ dimfit_err shard_score_start(struct shard *shard, const struct shard_message *in
     shard->search = in->header->tag;
     shard->frozen = (mode & SCORE_WANT_FREEZE) != 0;
     shard->live = (mode & SCORE_WANT_LIVE) != 0;
+    shard->full = false;
     return DIMFIT_OK;
 }
 

@@ -66,6 +66,13 @@ static int wait_search(struct ctl *ctl, json_t **status) {
             return ctl_fail(EXIT_FAILED, "--wait", "`dimfitctl search status` shows it",
                             "another search took the place of search %.0f", search);
         }
+        /* Past the commit point the coordinator tries again for as long as it takes. */
+        const char *const error = get_text(next, "error", "");
+        if (is_moving(next) && error[0] != 0) {
+            end_progress();
+            return ctl_fail(EXIT_MAYBE, "--wait", "`dimfitctl search status` tells",
+                            "the layout is in force, but not yet on every shard: %s", error);
+        }
     }
     end_progress();
     return EXIT_DONE;

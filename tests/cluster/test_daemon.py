@@ -228,6 +228,13 @@ def test_search_that_aborts_is_status_1_with_the_reason(standalone, ctl):
     assert "no worker scored within 1 s" in done.stderr, done.stderr
 
 
+def test_waiting_for_a_live_search_that_nobody_feeds_ends(standalone, ctl):
+    daemon = standalone(1, slots=SLOTS)
+    done = ctl(daemon, "search", "start", "--kappa", "0.5", "--timeout", "1", "--wait")
+    assert done.returncode == 1
+    assert "no training push was scored within 1 s" in done.stderr, done.stderr
+
+
 def test_coordinator_that_is_not_there_is_status_3(ctl):
     done = ctl("tcp://127.0.0.1:1", "--timeout", "0.5", "status")
     assert done.returncode == 3 and "tcp://127.0.0.1:1" in done.stderr
@@ -373,6 +380,19 @@ def test_restarted_coordinator_finds_its_shards_again(cluster, connect, ctl, sta
     np.testing.assert_array_equal(fresh.pull({1: KEYS})[1], want)
     fresh.search(kappa=0.5, strategy="uniform", wait=True)
     assert c.pull({1: KEYS}, view="compact")[1].shape == (200, 4)
+
+
+def test_freeze_ends_with_the_coordinator_that_ordered_it(cluster, connect, ctl, start):
+    coordinator, _ = cluster(2)
+    c = connect(coordinator, timeout=20)
+    c.search(kappa=0.5, mode="freeze")
+    coordinator.kill()
+    config_path = coordinator.process.args[coordinator.process.args.index("--config") + 1]
+    again = start("coordinator", "--bind", coordinator.endpoint, "--shards", 2, "--config",
+                  config_path).wait_ready()
+    until_up(ctl, again, 2)
+    c.push({1: (KEYS, np.ones((200, 8), np.float32))})  # waits until it is let through
+    c.flush()
 
 
 # ---- pauses --------------------------------------------------------------------------------------

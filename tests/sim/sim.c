@@ -26,10 +26,12 @@ struct sim {
     uint64_t random;
     int64_t now_ms;
     bool faults;
+    int lose[SIM_SHARDS_MAX]; /* a kind of command */
     size_t lost;
     struct message *head; /* oldest first */
     struct plan_job *job;
     struct strategies *strategies;
+    struct coordinator_options coordinator_options;
     struct coordinator *coordinator;
     struct shard *shards[SIM_SHARDS_MAX];
     uint32_t numbers[SIM_SHARDS_MAX];
@@ -94,7 +96,12 @@ static struct route route_of(int node) {
 
 static void io_send(void *self, const struct route *to, const struct wire_header *header,
                     const void *body, size_t len) {
-    post(self, NODE_COORDINATOR, to->id[0], header, body, len);
+    struct sim *const sim = self;
+    const int node = to->id[0];
+    if (node < NODE_WORKER && sim->lose[node - NODE_SHARD] == (int)header->kind)
+        sim->lost++;
+    else
+        post(sim, NODE_COORDINATOR, node, header, body, len);
 }
 
 static int64_t io_now_ms(void *self) {
@@ -140,7 +147,8 @@ static void shard_answer(struct sim *sim, int node, const struct message *m) {
 }
 
 static void shard_begin(struct sim *sim, int node, const struct message *m) {
-    static const struct shard_options options = {.score_memory = 1 << 24};
+    const uint64_t memory = sim->options.score_memory;
+    const struct shard_options options = {.score_memory = memory != 0 ? memory : 1 << 24};
     const struct shard_io io = {.self = sim, .body = io_body};
     struct layout *layout = NULL;
     base_assert(m->header.status == DIMFIT_OK);
@@ -148,6 +156,23 @@ static void shard_begin(struct sim *sim, int node, const struct message *m) {
     base_assert(shard_new(layout, &options, &io, &sim->shards[node - NODE_SHARD]) == DIMFIT_OK);
     sim->numbers[node - NODE_SHARD] = (uint32_t)m->header.tag;
     layout_destroy(&layout);
+}
+
+static void say_hello(struct sim *sim, size_t shard) {
+    struct hello hello = {.number = HELLO_NO_NUMBER, .pid = 1};
+    snprintf(hello.endpoint, sizeof hello.endpoint, "sim://%zu", shard);
+    if (sim->shards[shard] != NULL) {
+        hello.number = sim->numbers[shard];
+        hello.epoch = shard_epoch(sim->shards[shard]);
+        hello.prepared_epoch = shard_prepared_epoch(sim->shards[shard]);
+        hello.search = shard_search(sim->shards[shard]);
+    }
+    struct buf buf;
+    buf_init(&buf);
+    hello_encode(&hello, &buf);
+    const struct wire_header header = {.kind = WIRE_REGISTER, .client = 100 + shard};
+    append(sim, NODE_SHARD + (int)shard, NODE_COORDINATOR, &header, buf.data, buf.len);
+    buf_fini(&buf);
 }
 
 static void worker_hear(struct sim *sim, size_t worker, const struct message *m) {
@@ -168,6 +193,8 @@ static void deliver(struct sim *sim, const struct message *m) {
         coordinator_receive(sim->coordinator, &from, &m->header, m->body, m->len);
     } else if (m->to >= NODE_WORKER) {
         worker_hear(sim, (size_t)m->to - NODE_WORKER, m);
+    } else if (m->header.kind == WIRE_HEARTBEAT) {
+        say_hello(sim, (size_t)m->to - NODE_SHARD);
     } else if (m->header.kind == WIRE_REGISTER) {
         if (sim->shards[m->to - NODE_SHARD] == NULL)
             shard_begin(sim, m->to, m);
@@ -212,13 +239,7 @@ static void settle(struct sim *sim) {
 
 static void heartbeats(struct sim *sim) {
     for (size_t i = 0; i < sim->options.shards; i++) {
-        const struct wire_header header = {
-            .kind = WIRE_HEARTBEAT,
-            .client = 100 + i,
-            .epoch = shard_epoch(sim->shards[i]),
-            .tag = shard_search(sim->shards[i]),
-            .samples = shard_samples(sim->shards[i]),
-        };
+        const struct wire_header header = shard_heartbeat(sim->shards[i]);
         post(sim, NODE_SHARD + (int)i, NODE_COORDINATOR, &header, NULL, 0);
     }
 }
@@ -232,6 +253,10 @@ void sim_run(struct sim *sim, int64_t ms) {
         coordinator_tick(sim->coordinator);
         settle(sim);
     }
+}
+
+void sim_tell(struct sim *sim, size_t worker, const struct wire_header *header) {
+    append(sim, NODE_WORKER + (int)worker, NODE_COORDINATOR, header, NULL, 0);
 }
 
 const struct sim_reply *sim_ask(struct sim *sim, size_t worker, int shard,
@@ -252,16 +277,46 @@ const struct sim_reply *sim_ask(struct sim *sim, size_t worker, int shard,
 /* ---- life ------------------------------------------------------------------------------------ */
 
 static void join(struct sim *sim, size_t shard) {
-    struct hello hello = {.number = HELLO_NO_NUMBER, .pid = 1};
-    snprintf(hello.endpoint, sizeof hello.endpoint, "sim://%zu", shard);
-    struct buf buf;
-    buf_init(&buf);
-    hello_encode(&hello, &buf);
-    const struct wire_header header = {.kind = WIRE_REGISTER, .client = 100 + shard};
-    append(sim, NODE_SHARD + (int)shard, NODE_COORDINATOR, &header, buf.data, buf.len);
-    buf_fini(&buf);
+    say_hello(sim, shard);
     settle(sim);
     base_assert(sim->shards[shard] != NULL && sim->numbers[shard] == shard);
+}
+
+static void begin_coordinator(struct sim *sim) {
+    const struct coordinator_io io = {
+        .self = sim,
+        .send = io_send,
+        .now_ms = io_now_ms,
+        .save = io_save,
+        .plan = io_plan,
+        .stop = io_stop,
+    };
+    struct buf state;
+    buf_init(&state);
+    buf_put(&state, sim->saved, sim->saved_len);
+    base_assert(coordinator_new(&sim->coordinator_options, &io, state.data, state.len,
+                                &sim->coordinator, NULL) == DIMFIT_OK);
+    buf_fini(&state);
+}
+
+void sim_restart_coordinator(struct sim *sim, const struct layout_slot *more) {
+    coordinator_destroy(&sim->coordinator);
+    plan_job_destroy(&sim->job);
+    for (struct message **at = &sim->head, *m; (m = *at) != NULL;) {
+        if (m->from != NODE_COORDINATOR && m->to != NODE_COORDINATOR) {
+            at = &m->next;
+            continue;
+        }
+        *at = m->next;
+        free(m);
+    }
+    if (more != NULL)
+        sim->options.slots[sim->coordinator_options.n_slots++] = *more;
+    begin_coordinator(sim);
+}
+
+void sim_lose(struct sim *sim, size_t shard, int kind) {
+    sim->lose[shard] = kind;
 }
 
 struct sim *sim_new(const struct sim_options *options) {
@@ -271,24 +326,18 @@ struct sim *sim_new(const struct sim_options *options) {
     struct err_detail detail = {{0}};
     if (strategies_load(STRATEGIES_BUILT, &sim->strategies, &detail) != DIMFIT_OK)
         fprintf(stderr, "%s\n", detail.text);
-    const struct coordinator_options c = {
+    sim->coordinator_options = (struct coordinator_options){
         .shards = options->shards,
         .seed = 7,
+        .auto_slots = options->auto_slots,
+        .defaults = options->slots[0],
         .n_slots = options->n_slots,
         .slots = sim->options.slots,
         .scoring_timeout_ms = 60000,
         .step_timeout_ms = 5000,
         .strategies = sure(sim->strategies),
     };
-    const struct coordinator_io io = {
-        .self = sim,
-        .send = io_send,
-        .now_ms = io_now_ms,
-        .save = io_save,
-        .plan = io_plan,
-        .stop = io_stop,
-    };
-    base_assert(coordinator_new(&c, &io, NULL, 0, &sim->coordinator, &detail) == DIMFIT_OK);
+    begin_coordinator(sim);
     for (size_t i = 0; i < options->shards; i++)
         join(sim, i);
     return sim;

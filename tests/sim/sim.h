@@ -22,6 +22,8 @@ struct sim_options {
     double drop, repeat; /* chance of each message once sim_faults() is on */
     struct layout_slot slots[4];
     size_t n_slots;
+    bool auto_slots;
+    uint64_t score_memory; /* of a shard; 0: 16 MiB */
 };
 
 struct sim *sim_new(const struct sim_options *options); /* aborts the test when it can't */
@@ -40,6 +42,14 @@ struct sim_reply {
  * answered, sending it again when it was lost. */
 const struct sim_reply *sim_ask(struct sim *sim, size_t worker, int shard,
                                 struct wire_header *header, const void *body, size_t len);
+
+/* Send a request to the coordinator without waiting for its answer. */
+void sim_tell(struct sim *sim, size_t worker, const struct wire_header *header);
+/* Put the coordinator in place of itself: what is under way to and from it is lost, its saved state
+ * is not. From then on it has one slot more, if that is not NULL. */
+void sim_restart_coordinator(struct sim *sim, const struct layout_slot *more);
+/* The coordinator's commands of this kind to the shard are lost; kind 0: none are. */
+void sim_lose(struct sim *sim, size_t shard, int kind);
 
 uint64_t sim_shard_epoch(const struct sim *sim, size_t shard);
 size_t sim_shard_of(uint32_t slot, uint64_t feasign, size_t shards);

@@ -17,13 +17,14 @@
 
 enum { SLOT = 1, DIM = 4, KEYS = 40 };
 
-static struct sim *start(uint64_t seed, size_t shards, double drop, double repeat) {
-    struct sim_options options = {
+static struct sim_options options_of(uint64_t seed, size_t shards, double drop, double repeat) {
+    return (struct sim_options){
         .seed = seed,
         .shards = shards,
-        .workers = 2,
+        .workers = 3,
         .drop = drop,
         .repeat = repeat,
+        .auto_slots = true,
         .n_slots = 1,
         .slots = {{
             .id = SLOT,
@@ -35,6 +36,16 @@ static struct sim *start(uint64_t seed, size_t shards, double drop, double repea
             .init = INIT_ZERO,
         }},
     };
+}
+
+static struct sim *start(uint64_t seed, size_t shards, double drop, double repeat) {
+    const struct sim_options options = options_of(seed, shards, drop, repeat);
+    return sim_new(&options);
+}
+
+static struct sim *start_small(uint64_t seed, size_t shards, uint64_t score_memory) {
+    struct sim_options options = options_of(seed, shards, 0, 0);
+    options.score_memory = score_memory;
     return sim_new(&options);
 }
 
@@ -253,6 +264,8 @@ static void impossible_requests_are_refused_and_change_nothing(void **state) {
         "{\"kappa\":0.5,\"strategy\":\"../sseds\"}",
         "{\"kappa\":0.5,\"basis\":\"rotated\",\"estimator\":\"row\"}",
         "{\"kappa\":0.5,\"unknown\":1}",
+        "{\"kappa\":0.5,\"timeout\":-1}",
+        "{\"kappa\":0.5,\"timeout\":1e300}",
         "[0.5]",
         "{\"kappa\":",
     };
@@ -276,6 +289,229 @@ static void impossible_requests_are_refused_and_change_nothing(void **state) {
     sim_free(sim);
 }
 
+/* ---- what a lost coordinator, command or worker leaves behind ---------------------------------
+ */
+
+static const char *const plain_search =
+    "{\"kappa\":0.5,\"strategy\":\"uniform\",\"basis\":\"axis\"}";
+
+static void push_all(struct sim *sim, struct worker *worker, size_t shards) {
+    const float grad[DIM] = {1, 2, 3, 4};
+    for (uint64_t key = 0; key < KEYS; key++)
+        assert_int_equal(push(sim, worker, shards, key, grad, PUSH_TRAIN, 0), DIMFIT_OK);
+}
+
+static void a_freeze_ends_with_the_coordinator_that_ordered_it(void **state) {
+    struct sim *const sim = start(7, 2, 0, 0);
+    struct worker worker = {.number = 1};
+    const float grad[DIM] = {1, 1, 1, 1};
+    admin(sim, "search start", "{\"kappa\":0.5,\"mode\":\"freeze\"}");
+    sim_run(sim, 100);
+    assert_int_equal(push(sim, &worker, 2, 1, grad, PUSH_TRAIN, 0), DIMFIT_ERR_FROZEN);
+    sim_restart_coordinator(sim, NULL);
+    sim_run(sim, 3000);
+    push_all(sim, &worker, 2);
+    sim_free(sim);
+}
+
+static void a_freeze_ends_on_a_shard_that_missed_the_abort(void **state) {
+    struct sim *const sim = start(7, 1, 0, 0);
+    struct worker worker = {.number = 1};
+    admin(sim, "search start", "{\"kappa\":0.5,\"mode\":\"freeze\"}");
+    sim_lose(sim, 0, WIRE_DISCARD);
+    assert_int_equal(admin(sim, "search abort", NULL).status, DIMFIT_OK);
+    sim_run(sim, 3000);
+    push_all(sim, &worker, 1);
+    sim_free(sim);
+}
+
+static void a_commit_cut_short_by_a_restart_reaches_every_shard(void **state) {
+    for (size_t last = 0; last < 3; last++) {
+        struct sim *const sim = start(8 + last, 3, 0, 0);
+        struct worker worker = {.number = 1};
+        push_all(sim, &worker, 3);
+        sim_lose(sim, last, WIRE_COMMIT);
+        admin(sim, "search start", plain_search);
+        sim_run(sim, 2000);
+        for (size_t i = 0; i < 3; i++)
+            assert_int_equal(sim_shard_epoch(sim, i), i == last ? 0 : 1);
+        sim_restart_coordinator(sim, NULL);
+        sim_run(sim, 2000);
+        assert_int_equal(sim_shard_epoch(sim, last), 0);
+        sim_lose(sim, last, 0);
+        sim_run(sim, 10000);
+        assert_int_equal(sim_shard_epoch(sim, last), 1);
+        sim_free(sim);
+    }
+}
+
+/* Rows of a slot that the shards were not told of at first. */
+static void push_slot(struct sim *sim, uint32_t slot, size_t shards) {
+    const struct section section = {.slot = slot, .rows = 1, .width = DIM};
+    const float grad[DIM] = {1, 2, 3, 4};
+    const uint64_t key = 1;
+    uint8_t body[256];
+    size_t at = section_put_head(body, &section, 1, 0);
+    memcpy(body + at, &key, sizeof key);
+    memcpy(body + at + sizeof key, grad, sizeof grad);
+    at += sizeof key + sizeof grad;
+    for (size_t shard = 0; shard < shards; shard++) {
+        struct wire_header header = {.kind = WIRE_PUSH, .mode = PUSH_TRAIN, .seq = 1};
+        assert_int_equal(sim_ask(sim, 2, (int)shard, &header, body, at)->header.status, DIMFIT_OK);
+    }
+}
+
+static void a_slot_added_by_the_configuration_reaches_shards_that_run(void **state) {
+    struct sim *const sim = start(11, 2, 0, 0);
+    const struct layout_slot more = {
+        .id = 9, .dim = DIM, .width = DIM, .search = true, .name = "hour", .init = INIT_ZERO};
+    sim_restart_coordinator(sim, &more);
+    sim_run(sim, 3000);
+    push_slot(sim, 9, 2);
+    sim_free(sim);
+}
+
+static void a_slot_declared_while_a_shard_was_unreachable_reaches_it(void **state) {
+    struct sim *const sim = start(12, 2, 0, 0);
+    struct buf body;
+    buf_init(&body);
+    buf_put_u32(&body, 1);
+    buf_put_u32(&body, 9);
+    buf_put_u32(&body, DIM);
+    buf_put_str(&body, "hour");
+    buf_put_u8(&body, 1);
+    buf_put_str(&body, "");
+    buf_put_f64(&body, 0);
+    buf_put_str(&body, "");
+    buf_put_f64(&body, 0);
+    struct wire_header declare = {.kind = WIRE_DECLARE};
+    sim_lose(sim, 1, WIRE_ADD_SLOTS);
+    sim_ask(sim, 0, -1, &declare, body.data, body.len);
+    sim_run(sim, 10000);
+    struct wire_header connect = {.kind = WIRE_CONNECT};
+    assert_int_equal(sim_ask(sim, 0, -1, &connect, NULL, 0)->header.status, DIMFIT_ERR_BUSY);
+    sim_lose(sim, 1, 0);
+    sim_run(sim, 10000);
+    assert_int_equal(sim_ask(sim, 0, -1, &connect, NULL, 0)->header.status, DIMFIT_OK);
+    push_slot(sim, 9, 2);
+    buf_fini(&body);
+    sim_free(sim);
+}
+
+static void the_end_of_an_aborted_search_is_not_taken_for_that_of_the_next(void **state) {
+    struct sim *const sim = start(13, 2, 0, 0);
+    struct worker worker = {.number = 1};
+    push_all(sim, &worker, 2);
+    sim_lose(sim, 1, WIRE_PREPARE);
+    admin(sim, "search start", plain_search);
+    sim_run(sim, 1000);
+    assert_int_equal(admin(sim, "search abort", NULL).status, DIMFIT_OK);
+    sim_run(sim, 2000);
+    admin(sim, "search start", plain_search);
+    sim_run(sim, 3000); /* the first one's limit has passed, the second one's has not */
+    assert_int_equal(admin(sim, "search status", NULL).phase, PHASE_PREPARING);
+    sim_free(sim);
+}
+
+static void a_freeze_that_only_waits_runs_out_of_time(void **state) {
+    struct sim *const sim = start(14, 1, 0, 0);
+    admin(sim, "search start", "{\"kappa\":0.5,\"mode\":\"freeze\",\"timeout\":3}");
+    struct wire_header next = {.kind = WIRE_SCORE_NEXT};
+    assert_int_equal(sim_ask(sim, 0, -1, &next, NULL, 0)->header.step, 1); /* and is lost */
+    enum wire_phase phase = PHASE_SCORING;
+    for (int second = 0; second < 10 && phase == PHASE_SCORING; second++) {
+        next = (struct wire_header){.kind = WIRE_SCORE_NEXT, .mode = SCORE_EXHAUSTED};
+        phase = sim_ask(sim, 1, -1, &next, NULL, 0)->header.phase;
+        sim_run(sim, 1000);
+    }
+    assert_int_equal(phase, PHASE_ABORTED);
+    sim_free(sim);
+}
+
+static void training_goes_on_when_a_live_search_runs_out_of_score_memory(void **state) {
+    struct sim *const sim = start_small(15, 2, 8192);
+    struct worker worker = {.number = 1};
+    const float grad[DIM] = {1, 2, 3, 4};
+    admin(sim, "search start", "{\"kappa\":0.5,\"plan_only\":true,\"samples\":1000000}");
+    for (uint64_t key = 0; key < KEYS; key++)
+        assert_int_equal(push(sim, &worker, 2, key, grad, PUSH_TRAIN | PUSH_SCORE, 0), DIMFIT_OK);
+    sim_run(sim, 3000);
+    assert_int_equal(admin(sim, "search status", NULL).phase, PHASE_PLANNED);
+    sim_free(sim);
+}
+
+static void a_plan_shown_early_is_not_applied_by_itself(void **state) {
+    struct sim *const sim = start(16, 1, 0, 0);
+    struct worker worker = {.number = 1};
+    const float grad[DIM] = {1, 2, 3, 4};
+    admin(sim, "search start", "{\"kappa\":0.5,\"basis\":\"axis\"}");
+    for (uint64_t key = 0; key < KEYS; key++)
+        assert_int_equal(push(sim, &worker, 1, key, grad, PUSH_TRAIN | PUSH_SCORE, 0), DIMFIT_OK);
+    assert_int_equal(admin(sim, "search plan", NULL).status, DIMFIT_OK);
+    sim_run(sim, 3000);
+    assert_int_equal(sim_shard_epoch(sim, 0), 0);
+    assert_int_equal(admin(sim, "search apply", NULL).status, DIMFIT_OK);
+    sim_run(sim, 3000);
+    assert_int_equal(sim_shard_epoch(sim, 0), 1);
+    sim_free(sim);
+}
+
+static void a_live_search_that_nobody_feeds_runs_out_of_time(void **state) {
+    struct sim *const sim = start(18, 2, 0, 0);
+    struct worker worker = {.number = 1};
+    const float grad[DIM] = {1, 2, 3, 4};
+    admin(sim, "search start", "{\"kappa\":0.5,\"timeout\":3}");
+    for (uint64_t key = 0; key < 6; key++) {
+        assert_int_equal(push(sim, &worker, 2, key, grad, PUSH_TRAIN | PUSH_SCORE, 0), DIMFIT_OK);
+        sim_run(sim, 1000);
+    }
+    assert_int_equal(admin(sim, "search status", NULL).phase, PHASE_SCORING);
+    sim_run(sim, 4000);
+    assert_int_equal(admin(sim, "search status", NULL).phase, PHASE_ABORTED);
+    sim_free(sim);
+}
+
+static void a_commit_that_a_shard_owes_is_shown(void **state) {
+    struct sim *const sim = start(19, 2, 0, 0);
+    struct worker worker = {.number = 1};
+    push_all(sim, &worker, 2);
+    sim_lose(sim, 1, WIRE_COMMIT);
+    admin(sim, "search start", plain_search);
+    sim_run(sim, 7000);
+    struct wire_header header = {.kind = WIRE_ADMIN, .name = "search status"};
+    const struct sim_reply *reply = sim_ask(sim, 0, -1, &header, NULL, 0);
+    reply->body[reply->len] = 0;
+    assert_int_equal(reply->header.phase, PHASE_PREPARING);
+    assert_non_null(strstr((const char *)reply->body, "shard 1 at sim://1 did not answer COMMIT"));
+    sim_lose(sim, 1, 0);
+    sim_run(sim, 7000);
+    reply = sim_ask(sim, 0, -1, &header, NULL, 0);
+    reply->body[reply->len] = 0;
+    assert_int_equal(reply->header.phase, PHASE_COMMITTED);
+    assert_non_null(strstr((const char *)reply->body, "\"error\":null"));
+    sim_free(sim);
+}
+
+static void questions_to_a_silent_shard_do_not_pile_up(void **state) {
+    struct sim *const sim = start(20, 2, 0, 0);
+    sim_lose(sim, 1, WIRE_GATHER);
+    struct wire_header header = {.kind = WIRE_ADMIN, .name = "stats"};
+    for (int i = 0; i < 300; i++)
+        sim_tell(sim, 0, &header);
+    assert_int_equal(sim_ask(sim, 1, -1, &header, NULL, 0)->header.status, DIMFIT_ERR_BUSY);
+    sim_free(sim);
+}
+
+static void barriers_of_many_names_do_not_pile_up(void **state) {
+    struct sim *const sim = start(17, 1, 0, 0);
+    for (int i = 0; i < 6000; i++) {
+        struct wire_header header = {.kind = WIRE_BARRIER, .tag = 1, .timeout_ms = 1000};
+        snprintf(header.name, sizeof header.name, "round %d", i);
+        assert_int_equal(sim_ask(sim, 0, -1, &header, NULL, 0)->header.status, DIMFIT_OK);
+    }
+    sim_free(sim);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(acknowledged_pushes_are_applied_once_under_loss_and_repetition),
@@ -284,6 +520,19 @@ int main(void) {
         cmocka_unit_test(frozen_training_is_turned_away_until_the_search_ends),
         cmocka_unit_test(a_freeze_without_a_scorer_ends_in_an_error_and_unfreezes),
         cmocka_unit_test(impossible_requests_are_refused_and_change_nothing),
+        cmocka_unit_test(a_freeze_ends_with_the_coordinator_that_ordered_it),
+        cmocka_unit_test(a_freeze_ends_on_a_shard_that_missed_the_abort),
+        cmocka_unit_test(a_commit_cut_short_by_a_restart_reaches_every_shard),
+        cmocka_unit_test(a_slot_added_by_the_configuration_reaches_shards_that_run),
+        cmocka_unit_test(a_slot_declared_while_a_shard_was_unreachable_reaches_it),
+        cmocka_unit_test(the_end_of_an_aborted_search_is_not_taken_for_that_of_the_next),
+        cmocka_unit_test(a_freeze_that_only_waits_runs_out_of_time),
+        cmocka_unit_test(training_goes_on_when_a_live_search_runs_out_of_score_memory),
+        cmocka_unit_test(a_plan_shown_early_is_not_applied_by_itself),
+        cmocka_unit_test(a_live_search_that_nobody_feeds_runs_out_of_time),
+        cmocka_unit_test(a_commit_that_a_shard_owes_is_shown),
+        cmocka_unit_test(questions_to_a_silent_shard_do_not_pile_up),
+        cmocka_unit_test(barriers_of_many_names_do_not_pile_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
