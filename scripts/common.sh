@@ -10,13 +10,16 @@ die() {
     exit 1
 }
 
-# Install what is missing of scripts/packages: as root, or through sudo.
-install_packages() {
+# Install what is missing of scripts/packages and of further ones: as root, or through sudo.
+install_packages() { # PACKAGE...
     local missing=() name
     while read -r name; do
         dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q 'install ok installed' ||
             missing+=("$name")
-    done < <(sed 's/#.*//; /^[[:space:]]*$/d' "$top/scripts/packages")
+    done < <(
+        sed 's/#.*//; /^[[:space:]]*$/d' "$top/scripts/packages"
+        [ $# -gt 0 ] && printf '%s\n' "$@"
+    )
     [ ${#missing[@]} -eq 0 ] && return
     say "installing ${missing[*]}"
     local as_root=()

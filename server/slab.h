@@ -37,11 +37,10 @@ static inline void *slab_row(const struct slab *slab, uint32_t row) {
     return slab->chunks[chunk] + (size_t)(row - chunk * slab->chunk_rows) * slab->stride;
 }
 
-/* Start loading a row, to be written soon or only read. */
-static inline void slab_prefetch(const struct slab *slab, uint32_t row) {
-    const char *const at = slab_row(slab, row);
+/* Start loading a row, given its place. */
+static inline void slab_prefetch(const struct slab *slab, const void *row) {
     for (size_t i = 0; i < slab->stride * sizeof(float); i += 64) {
-        __builtin_prefetch(at + i);
+        __builtin_prefetch((const char *)row + i);
         __asm__ volatile(""); /* GCC drops a loop of nothing but prefetches */
     }
 }

@@ -1,3 +1,4 @@
+#include "proto/finite.h"
 #include "server/init.h"
 #include "server/optim.h"
 #include "server/table_slot.h"
@@ -8,6 +9,7 @@
 enum {
     AHEAD = 16,           /* keys between two stages of a walk */
     RING = 64,            /* > 3 AHEAD */
+    PUSH_ROWS = 8,        /* rows that the kernels take at a time */
     MOMENT_ROWS = 256,    /* rows a product of C takes, */
     MOMENT_VALUES = 4096, /* and values: two buffers of 32 KiB on the stack */
 };
@@ -139,11 +141,14 @@ static uint32_t row_add(struct table_slot *slot, uint64_t key, uint64_t hash) {
     return row;
 }
 
+#define INLINE static inline __attribute__((always_inline))
+
 /*
  * The keys of one call, in order, each through four stages, AHEAD keys apart: its home bucket is
  * fetched; it is looked for there; if it was not there, it is looked for on and stored if need be;
- * its row is used. What each stage needs the one before has begun to load. Key by key and not batch
- * by batch, so that loads go on while rows are worked on.
+ * its row is used. What each stage needs the one before has begun to load. Key by key and not block
+ * by block, which bunches the loads and costs a third of the speed. Room for new rows is made
+ * beforehand, so that rows keep their place meanwhile.
  */
 struct walk {
     const struct table_slot *slot;
@@ -151,53 +156,64 @@ struct walk {
     const uint8_t *keys;
     size_t n, fetched, found, settled, used;
     size_t moved; /* buckets of keys before this one may have moved since they were fetched */
-    struct {
+    struct walk_step {
         uint64_t hash;
         const struct index_bucket *home;
-        uint32_t row;
+        float *values;   /* NULL: not stored */
+        uint32_t *sides; /* in a walk that stores rows */
     } ring[RING];
 };
 
-static inline void walk_fetch(struct walk *walk) {
+INLINE uint64_t walk_key(const struct walk *walk, size_t i) {
+    return load_u64(walk->keys + i * sizeof(uint64_t));
+}
+
+INLINE void fetch_home(struct walk *walk) {
     const size_t i = walk->fetched++;
-    const uint64_t hash = index_hash(&walk->slot->index, load_u64(walk->keys + i * 8));
-    walk->ring[i % RING].hash = hash;
-    walk->ring[i % RING].home = index_fetch(&walk->slot->index, hash);
+    struct walk_step *const step = &walk->ring[i % RING];
+    step->hash = index_hash(&walk->slot->index, walk_key(walk, i));
+    step->home = index_fetch(&walk->slot->index, step->hash);
 }
 
-static inline void row_fetch(const struct walk *walk, uint32_t row) {
-    slab_prefetch(&walk->slot->values, row);
-    if (walk->grow != NULL)
-        slab_prefetch(&walk->slot->sides, row);
+INLINE void fetch_row(const struct walk *walk, struct walk_step *step, uint32_t row) {
+    step->values = slot_values(walk->slot, row);
+    slab_prefetch(&walk->slot->values, step->values);
+    if (walk->grow == NULL)
+        return;
+    step->sides = slot_shows(walk->slot, row);
+    slab_prefetch(&walk->slot->sides, step->sides);
 }
 
-static inline void walk_find(struct walk *walk) {
+INLINE void find_row(struct walk *walk) {
     const struct index *const index = &walk->slot->index;
     const size_t i = walk->found++;
-    const uint64_t hash = walk->ring[i % RING].hash;
-    const struct index_bucket *const home = i < walk->moved ? index_fetch(index, hash)
-                                                            : walk->ring[i % RING].home;
-    const uint32_t row = index_find_home(home, load_u64(walk->keys + i * 8));
+    struct walk_step *const step = &walk->ring[i % RING];
+    const struct index_bucket *const home = i < walk->moved ? index_fetch(index, step->hash)
+                                                            : step->home;
+    const uint32_t row = index_find_home(home, walk_key(walk, i));
+    step->values = NULL;
     if (row != INDEX_NONE)
-        row_fetch(walk, row);
+        fetch_row(walk, step, row);
     else
-        index_fetch_far(index, hash);
-    walk->ring[i % RING].row = row;
+        index_fetch_far(index, step->hash);
 }
 
-static inline void walk_settle(struct walk *walk) {
-    const size_t i = walk->settled++;
-    if (walk->ring[i % RING].row != INDEX_NONE)
-        return;
-    const uint64_t key = load_u64(walk->keys + i * 8), hash = walk->ring[i % RING].hash;
-    uint32_t row = index_find(&walk->slot->index, key, hash);
+static void find_far(struct walk *walk, size_t i) {
+    struct walk_step *const step = &walk->ring[i % RING];
+    const uint64_t key = walk_key(walk, i);
+    uint32_t row = index_find(&walk->slot->index, key, step->hash);
     if (row == INDEX_NONE && walk->grow != NULL) {
-        row = row_add(walk->grow, key, hash);
+        row = row_add(walk->grow, key, step->hash);
         walk->moved = walk->fetched;
     }
     if (row != INDEX_NONE)
-        row_fetch(walk, row);
-    walk->ring[i % RING].row = row;
+        fetch_row(walk, step, row);
+}
+
+INLINE void settle_row(struct walk *walk) {
+    const size_t i = walk->settled++;
+    if (walk->ring[i % RING].values == NULL)
+        find_far(walk, i);
 }
 
 static void walk_init(struct walk *walk, const struct table_slot *slot, struct table_slot *grow,
@@ -208,22 +224,32 @@ static void walk_init(struct walk *walk, const struct table_slot *slot, struct t
     walk->n = n;
     walk->fetched = walk->found = walk->settled = walk->used = walk->moved = 0;
     while (walk->fetched < n && walk->fetched < 3 * AHEAD)
-        walk_fetch(walk);
+        fetch_home(walk);
     while (walk->found < n && walk->found < 2 * AHEAD)
-        walk_find(walk);
+        find_row(walk);
     while (walk->settled < n && walk->settled < AHEAD)
-        walk_settle(walk);
+        settle_row(walk);
 }
 
-/* The row of the next key, INDEX_NONE when it is not stored. One call a key. */
-static inline uint32_t walk_next(struct walk *walk) {
+/* The next key's row. One call a key. */
+INLINE const struct walk_step *walk_next(struct walk *walk) {
     if (walk->fetched < walk->n)
-        walk_fetch(walk);
+        fetch_home(walk);
     if (walk->found < walk->n)
-        walk_find(walk);
+        find_row(walk);
     if (walk->settled < walk->n)
-        walk_settle(walk);
-    return walk->ring[walk->used++ % RING].row;
+        settle_row(walk);
+    return &walk->ring[walk->used++ % RING];
+}
+
+/* Rows are short: a call of memcpy() costs as much as the copy. */
+INLINE void row_copy(float *to, const float *from, size_t w) {
+    for (; w >= 16; w -= 16, to += 16, from += 16)
+        memcpy(to, from, 16 * sizeof *to);
+    for (; w >= 4; w -= 4, to += 4, from += 4)
+        memcpy(to, from, 4 * sizeof *to);
+    for (; w > 0; w--)
+        *to++ = *from++;
 }
 
 void table_pull(const struct table_slot *slot, const uint8_t *keys, size_t n, float *values) {
@@ -233,41 +259,23 @@ void table_pull(const struct table_slot *slot, const uint8_t *keys, size_t n, fl
         return;
     struct walk walk;
     walk_init(&walk, slot, NULL, keys, n);
-    for (size_t i = 0; i < n; i++) {
-        const uint32_t row = walk_next(&walk);
-        if (row != INDEX_NONE)
-            memcpy(values + i * w, slot_values(slot, row), w * sizeof *values);
+    for (size_t i = 0; i < n; i++, values += w) {
+        const struct walk_step *const step = walk_next(&walk);
+        if (step->values != NULL)
+            row_copy(values, step->values, w);
         else
-            init_row(&slot->spec, slot->seed, load_u64(keys + i * 8), values + i * w);
+            init_row(&slot->spec, slot->seed, walk_key(&walk, i), values);
     }
-}
-
-/* Does any of the floats have all exponent bits set? In blocks, which compile to vector code. */
-static bool any_not_finite(const uint8_t *floats, size_t n) {
-    enum { BLOCK = 64 };
-    uint32_t bits[BLOCK];
-    uint32_t carry = 0;
-    while (n > 0) {
-        const size_t m = n < BLOCK ? n : BLOCK;
-        if (m < BLOCK)
-            memset(bits, 0, sizeof bits);
-        memcpy(bits, floats, m * sizeof *bits);
-        for (size_t i = 0; i < BLOCK; i++)
-            carry |= (bits[i] & 0x7fffffffu) + 0x00800000u;
-        floats += m * sizeof *bits;
-        n -= m;
-    }
-    return carry >> 31;
 }
 
 dimfit_err table_check_grads(const struct table_slot *slot, const uint8_t *keys,
                              const uint8_t *grads, size_t n, struct err_detail *detail) {
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
     const size_t w = slot->spec.width;
-    if (!any_not_finite(grads, n * w))
+    if (floats_finite(grads, n * w))
         return DIMFIT_OK;
     for (size_t i = 0; i < n * w; i++) {
-        if (any_not_finite(grads + i * sizeof(float), 1))
+        if (!floats_finite(grads + i * sizeof(float), 1))
             return err_set(detail, DIMFIT_ERR_NOT_FINITE,
                            "slot %u (%s), feasign %llu: gradient of coordinate %zu is %g",
                            slot->spec.id, slot->spec.name,
@@ -343,46 +351,51 @@ struct push {
     struct moments *moments;       /* NULL: none */
 };
 
-static inline void score_row(const struct push *push, const float *values, const uint8_t *grads) {
+/* Before the optimizer: a score takes the values that the gradient was computed with. */
+static void score_rows(const struct push *push, float *const *values, const uint8_t *grads,
+                       size_t n) {
     const struct score_sums *const sums = push->sums;
-    optim_score(values, (const float *)(const void *)grads, push->slot->spec.width, sums->scale,
-                sums->g, sums->row);
-    if (push->moments != NULL)
-        moments_add(push->moments, values, grads);
+    const size_t w = push->slot->spec.width;
+    optim_score(values, (const float *)(const void *)grads, n, w, sums->scale, sums->g, sums->row);
+    for (size_t i = 0; push->moments != NULL && i < n; i++)
+        moments_add(push->moments, values[i], grads + i * w * sizeof(float));
 }
 
 static void push_train(const struct push *push) {
     struct table_slot *const slot = push->slot;
-    const size_t w = slot->spec.width;
+    const size_t row_bytes = slot->spec.width * sizeof(float);
+    float *values[PUSH_ROWS], *states[PUSH_ROWS];
     struct walk walk;
     walk_init(&walk, slot, slot, push->keys, push->n);
-    for (size_t i = 0; i < push->n; i++) {
-        const uint32_t row = walk_next(&walk);
-        const uint8_t *const grads = push->grads + i * w * sizeof(float);
-        float *const values = slot_values(slot, row);
+    for (size_t done = 0, n; done < push->n; done += n) {
+        const uint8_t *const grads = push->grads + done * row_bytes;
+        n = push->n - done < PUSH_ROWS ? push->n - done : PUSH_ROWS;
+        for (size_t i = 0; i < n; i++) {
+            const struct walk_step *const step = walk_next(&walk);
+            values[i] = step->values;
+            states[i] = (float *)step->sides + 1;
+            count_shows(step->sides,
+                        push->lookups != NULL ? load_u32(push->lookups + (done + i) * 4) : 1);
+        }
         if (push->sums != NULL)
-            score_row(push, values, grads);
-        optim_step(&slot->spec.optimizer, values, slot_state(slot, row),
-                   (const float *)(const void *)grads, w);
-        count_shows(slot_shows(slot, row),
-                    push->lookups != NULL ? load_u32(push->lookups + i * 4) : 1);
+            score_rows(push, values, grads, n);
+        optim_step(&slot->spec.optimizer, values, states, (const float *)(const void *)grads, n,
+                   slot->spec.width);
     }
 }
 
 static void push_score(const struct push *push) {
     const struct table_slot *const slot = push->slot;
-    const size_t w = slot->spec.width;
-    float unknown[LAYOUT_DIM_MAX];
+    const size_t row_bytes = slot->spec.width * sizeof(float);
+    float unknown[LAYOUT_DIM_MAX], *const missing = unknown;
     struct walk walk;
     walk_init(&walk, slot, NULL, push->keys, push->n);
     for (size_t i = 0; i < push->n; i++) {
-        const uint32_t row = walk_next(&walk);
-        const float *values = unknown;
-        if (row != INDEX_NONE)
-            values = slot_values(slot, row);
-        else
-            init_row(&slot->spec, slot->seed, load_u64(push->keys + i * 8), unknown);
-        score_row(push, values, push->grads + i * w * sizeof(float));
+        const struct walk_step *const step = walk_next(&walk);
+        const bool stored = step->values != NULL;
+        if (!stored)
+            init_row(&slot->spec, slot->seed, walk_key(&walk, i), unknown);
+        score_rows(push, stored ? &step->values : &missing, push->grads + i * row_bytes, 1);
     }
 }
 

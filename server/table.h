@@ -11,7 +11,8 @@
  *
  * One table belongs to one thread; no locks. Keys and gradients are unaligned bytes from the wire;
  * their lengths were checked by the caller, their values are checked here. Key arrays may repeat a
- * key: gradients are then applied one after another.
+ * key, though clients send each once: gradients are then applied one after another, and a score may
+ * see the values before or after those that came earlier in the same call.
  */
 #ifndef SERVER_TABLE_H
 #define SERVER_TABLE_H

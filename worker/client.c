@@ -183,19 +183,6 @@ dimfit_err client_slot(struct dimfit *c, uint32_t slot, size_t *out) {
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-void held_destroy(struct held **held) {
-    if (*held == NULL)
-        return;
-    for (size_t i = 0; i < (*held)->n; i++) {
-        free((*held)->slots[i].key);
-        free((*held)->slots[i].count);
-        free((*held)->slots[i].values);
-    }
-    free((*held)->slots);
-    free(*held);
-    *held = NULL;
-}
-
 static void disconnect(struct dimfit *c) {
     rpc_close(&c->coordinator);
     for (size_t i = 0; i < c->n_links; i++) {

@@ -1,5 +1,5 @@
 /*
- * What the files of the client library share. Only worker/client*.c includes this.
+ * What the files of the client library share. Only worker/client*.[ch] include this.
  *
  *     client.c           handle, errors, layout, state
  *     client_control.c   talking to the coordinator
@@ -7,6 +7,7 @@
  *     client_view.c      rows and gradients through a slot's basis
  *     client_exchange.c  numbered requests to shards: send, wait, repeat, give up
  *     client_rows.c      pull and push
+ *     client_held.c      pushes that a freeze turned away
  *     client_dense.c     dense tables
  */
 #ifndef WORKER_CLIENT_INTERNAL_H
@@ -63,14 +64,35 @@ void view_carry(const struct view_slot *from, const struct view_slot *to, const 
 
 /* ---- keys ------------------------------------------------------------------------------------ */
 
-/* The distinct keys of one slot's array, in order of first occurrence. Memory is reused. */
+/* What became of a distinct key in the array given. */
+struct key_use {
+    uint32_t first; /* where it stands first */
+    uint32_t count; /* how often */
+    uint32_t sum;   /* its number among the keys that stand there more than once; KEY_NO_SUM */
+};
+#define KEY_NO_SUM UINT32_MAX
+
+/* A further occurrence: given[at] is distinct key `of`. */
+struct key_repeat {
+    uint32_t at, of;
+};
+
+/* The distinct keys of one slot's array: shard by shard, and within a shard in order of first
+ * occurrence. Memory is reused. */
 struct keys {
-    size_t n, cap;   /* distinct keys */
-    uint64_t *key;   /* [n] */
-    uint32_t *count; /* [n] how often it occurred */
-    uint32_t *first; /* [n] where it occurred first */
-    uint16_t *shard; /* [n] where it lives */
-    uint32_t *index; /* [given] distinct number of each key given */
+    size_t n, cap;
+    uint64_t *key;       /* [n] */
+    struct key_use *use; /* [n] */
+    size_t n_shards, cap_shards;
+    uint32_t *start; /* [n_shards + 1] shard s has the keys from start[s] to start[s + 1] */
+    size_t n_sums;   /* keys that were given more than once */
+    size_t n_repeats;
+    struct key_repeat *repeats; /* [n_repeats] */
+    /* While splitting. */
+    uint64_t *spare_key;
+    struct key_use *spare_use;
+    uint16_t *shard; /* [n] in order of first occurrence */
+    uint32_t *place; /* [n] from that order to this one */
     uint64_t *seen;  /* open addressing: stamp << 32 | distinct number */
     size_t seen_cap; /* power of two */
     uint32_t stamp;

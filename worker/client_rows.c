@@ -1,21 +1,7 @@
-#include "worker/client_internal.h"
+#include "proto/finite.h"
+#include "worker/client_rows.h"
 
-#include <math.h>
 #include <stdlib.h>
-
-enum { FLUSH_RETRY_MS = 20 };
-
-/* What pull and push work on: the caller's arrays, and their distinct keys in c->keys[i]. */
-struct rows_call {
-    enum dimfit_view view;
-    uint64_t epoch; /* compact: of the arrays */
-    size_t n;
-    const struct dimfit_rows *rows;
-    const uint32_t *const *counts; /* push of held rows: how often each was looked up; else NULL */
-    float **sums;                  /* push: [n] gradients of the distinct keys */
-    struct section *sections;      /* [n] scratch of make() */
-    struct dimfit_push push;
-};
 
 /* ---- checks ---------------------------------------------------------------------------------- */
 
@@ -50,20 +36,12 @@ static dimfit_err check_width(struct dimfit *c, enum dimfit_view view,
                    rows->slot, width, view == DIMFIT_FULL ? "full" : "compact", rows->width);
 }
 
-/* x * 0 is 0 for every finite x and NaN for the others, and adds up without a branch. */
-static bool all_finite(const float *values, size_t n) {
-    float sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += values[i] * 0.0f;
-    return sum == 0;
-}
-
 static dimfit_err check_finite(struct dimfit *c, const struct dimfit_rows *rows) {
     const size_t width = rows->width;
-    if (all_finite(rows->values, rows->n * width))
+    if (floats_finite(rows->values, rows->n * width))
         return DIMFIT_OK;
     for (size_t i = 0; i < rows->n; i++) {
-        if (!all_finite(rows->values + i * width, width))
+        if (!floats_finite(rows->values + i * width, width))
             return err_set(&c->detail, DIMFIT_ERR_NOT_FINITE,
                            "slot %u, feasign %llu: the gradient is not finite", rows->slot,
                            (unsigned long long)rows->keys[i]);
@@ -106,16 +84,23 @@ static const struct view_slot *map_of(const struct view *view, uint32_t slot) {
     return i == SIZE_MAX ? NULL : &view->maps[i];
 }
 
+/* The distinct keys of a slot that live on a shard: from `at` to `end`. */
+struct span {
+    size_t at, end;
+};
+
+static struct span span_of(const struct keys *keys, size_t shard) {
+    return (struct span){keys->start[shard], keys->start[shard + 1]};
+}
+
 /* One section for each slot that has rows on the shard. */
 static size_t list_sections(const struct dimfit *c, const struct rows_call *call,
                             const struct part *part, uint64_t *rows, uint64_t *values) {
     size_t n = 0;
     *rows = *values = 0;
     for (size_t i = 0; i < call->n; i++) {
-        const struct keys *const keys = &c->keys[i];
-        uint32_t count = 0;
-        for (size_t u = 0; u < keys->n; u++)
-            count += keys->shard[u] == part->shard;
+        const struct span span = span_of(&c->keys[i], part->shard);
+        const uint32_t count = (uint32_t)(span.end - span.at);
         if (count == 0)
             continue;
         const uint32_t slot = call->rows[i].slot, width = map_of(part->view, slot)->width;
@@ -129,15 +114,29 @@ static size_t list_sections(const struct dimfit *c, const struct rows_call *call
 static uint8_t *put_keys(const struct dimfit *c, const struct rows_call *call,
                          const struct part *part, uint8_t *at) {
     for (size_t i = 0; i < call->n; i++) {
-        const struct keys *const keys = &c->keys[i];
-        for (size_t u = 0; u < keys->n; u++) {
-            if (keys->shard[u] != part->shard)
-                continue;
-            memcpy(at, &keys->key[u], sizeof keys->key[u]);
-            at += sizeof keys->key[u];
-        }
+        const struct span span = span_of(&c->keys[i], part->shard);
+        const size_t bytes = (span.end - span.at) * sizeof *c->keys[i].key;
+        if (bytes > 0)
+            memcpy(at, c->keys[i].key + span.at, bytes);
+        at += bytes;
     }
     return at;
+}
+
+/* How many rows from key `at` on stand side by side in memory: they are copied as one. */
+static size_t run_of(const struct dimfit *c, const struct rows_call *call, size_t i,
+                     struct span span) {
+    const size_t width = call->rows[i].width;
+    const float *const first = rows_at(c, call, i, span.at);
+    size_t n = 1;
+    while (span.at + n < span.end && rows_at(c, call, i, span.at + n) == first + n * width)
+        n++;
+    return n;
+}
+
+/* Rows look the same on the wire as in the caller's arrays. */
+static bool is_same(const struct rows_call *call, const struct view_slot *slot) {
+    return call->view == DIMFIT_COMPACT || slot->kind == VIEW_SAME;
 }
 
 static bool covers(const struct view *view, const struct rows_call *call) {
@@ -171,8 +170,8 @@ static dimfit_err no_body(struct part *part, size_t size) {
 static size_t list_parts(const struct dimfit *c, const struct rows_call *call, struct part *parts) {
     bool used[CLUSTER_SHARDS_MAX] = {false};
     for (size_t i = 0; i < call->n; i++) {
-        for (size_t u = 0; u < c->keys[i].n; u++)
-            used[c->keys[i].shard[u]] = true;
+        for (size_t s = 0; s < c->keys[i].n_shards; s++)
+            used[s] |= c->keys[i].start[s] < c->keys[i].start[s + 1];
     }
     size_t n = 0;
     for (size_t s = 0; s < c->map->n_shards; s++) {
@@ -225,35 +224,30 @@ static void put_rows(const struct dimfit *c, const struct rows_call *call, struc
     const uint8_t *at = zmq_msg_data(&part->answer);
     float r[LAYOUT_DIM_MAX];
     for (size_t i = 0; i < call->n; i++) {
-        const struct dimfit_rows *const rows = &call->rows[i];
-        const struct keys *const keys = &c->keys[i];
-        const struct view_slot *const slot = map_of(part->view, rows->slot);
-        for (size_t u = 0; u < keys->n; u++) {
-            if (keys->shard[u] != part->shard)
-                continue;
-            float *const out = rows->values + (size_t)keys->first[u] * rows->width;
-            const size_t bytes = slot->width * sizeof *out;
-            if (call->view == DIMFIT_COMPACT || slot->kind == VIEW_SAME) {
-                memcpy(out, at, bytes);
-            } else {
-                memcpy(r, at, bytes);
+        const struct view_slot *const slot = map_of(part->view, call->rows[i].slot);
+        const size_t bytes = slot->width * sizeof(float);
+        const bool same = is_same(call, slot);
+        struct span span = span_of(&c->keys[i], part->shard);
+        while (span.at < span.end) {
+            float *const out = rows_at(c, call, i, span.at);
+            const size_t run = same ? run_of(c, call, i, span) : 1;
+            memcpy(same ? out : r, at, run * bytes);
+            if (!same)
                 view_rows(slot, r, out);
-            }
-            at += bytes;
+            at += run * bytes;
+            span.at += run;
         }
     }
 }
 
 static void fill_repeats(const struct dimfit *c, const struct rows_call *call) {
     for (size_t i = 0; i < call->n; i++) {
-        const struct dimfit_rows *const rows = &call->rows[i];
         const struct keys *const keys = &c->keys[i];
-        const size_t width = rows->width;
-        for (size_t j = 0; keys->n < rows->n && j < rows->n; j++) {
-            const size_t first = keys->first[keys->index[j]];
-            if (first != j)
-                memcpy(rows->values + j * width, rows->values + first * width,
-                       width * sizeof(float));
+        const size_t width = call->rows[i].width;
+        for (size_t j = 0; j < keys->n_repeats; j++) {
+            const struct key_repeat *const repeat = &keys->repeats[j];
+            memcpy(call->rows[i].values + repeat->at * width, rows_at(c, call, i, repeat->of),
+                   width * sizeof(float));
         }
     }
 }
@@ -301,46 +295,58 @@ dimfit_err dimfit_pull(struct dimfit *c, enum dimfit_view view, const struct dim
 
 /* ---- push ------------------------------------------------------------------------------------ */
 
+/* How gradients of the i-th slot get to the wire: compact ones of an older layout through both. */
+struct mapping {
+    size_t i;
+    const struct view_slot *old, *now; /* old NULL: none */
+};
+
+static uint8_t *map_slot(const struct dimfit *c, const struct rows_call *call,
+                         struct mapping mapping, struct span span, uint8_t *at) {
+    const size_t bytes = mapping.now->width * sizeof(float);
+    const bool same = mapping.old == NULL && is_same(call, mapping.now);
+    float out[LAYOUT_DIM_MAX], scratch[LAYOUT_DIM_MAX];
+    while (span.at < span.end) {
+        const float *const g = rows_at(c, call, mapping.i, span.at);
+        const size_t run = same ? run_of(c, call, mapping.i, span) : 1;
+        if (mapping.old != NULL)
+            view_carry(mapping.old, mapping.now, g, scratch, out);
+        else if (!same)
+            view_grads(mapping.now, g, out);
+        memcpy(at, same ? g : out, run * bytes);
+        at += run * bytes;
+        span.at += run;
+    }
+    return at;
+}
+
 static dimfit_err map_grads(const struct dimfit *c, const struct rows_call *call, struct part *part,
                             uint8_t *at) {
     const struct view *const now = part->view;
     const bool carried = call->view == DIMFIT_COMPACT && call->epoch != now->shown.epoch;
     if (carried && (c->before == NULL || c->before->shown.epoch != call->epoch))
         return stale(call, part);
-    float out[LAYOUT_DIM_MAX], scratch[LAYOUT_DIM_MAX];
     for (size_t i = 0; i < call->n; i++) {
         const struct dimfit_rows *const rows = &call->rows[i];
-        const struct keys *const keys = &c->keys[i];
         const struct view_slot *const slot = map_of(now, rows->slot);
         const struct view_slot *const old = carried ? map_of(c->before, rows->slot) : NULL;
         if (carried && (old == NULL || old->width != rows->width))
             return stale(call, part);
-        const size_t bytes = slot->width * sizeof(float);
-        for (size_t u = 0; u < keys->n; u++) {
-            if (keys->shard[u] != part->shard)
-                continue;
-            const float *const g = call->sums[i] + u * rows->width;
-            if (call->view == DIMFIT_FULL)
-                view_grads(slot, g, out);
-            else if (carried)
-                view_carry(old, slot, g, scratch, out);
-            memcpy(at, call->view == DIMFIT_FULL || carried ? out : g, bytes);
-            at += bytes;
-        }
+        at = map_slot(c, call, (struct mapping){i, old, slot}, span_of(&c->keys[i], part->shard),
+                      at);
     }
     return DIMFIT_OK;
-}
-
-static uint32_t count_of(const struct dimfit *c, const struct rows_call *call, size_t i, size_t u) {
-    return call->counts != NULL ? call->counts[i][u] : c->keys[i].count[u];
 }
 
 /* Lookups travel only where some key occurred more than once. */
 static bool any_repeats(const struct dimfit *c, const struct rows_call *call,
                         const struct part *part) {
     for (size_t i = 0; i < call->n; i++) {
-        for (size_t u = 0; u < c->keys[i].n; u++) {
-            if (c->keys[i].shard[u] == part->shard && count_of(c, call, i, u) != 1)
+        const struct span span = span_of(&c->keys[i], part->shard);
+        if (call->counts == NULL && c->keys[i].n_sums == 0)
+            continue;
+        for (size_t u = span.at; u < span.end; u++) {
+            if (rows_count(c, call, i, u) != 1)
                 return true;
         }
     }
@@ -350,10 +356,9 @@ static bool any_repeats(const struct dimfit *c, const struct rows_call *call,
 static void put_lookups(const struct dimfit *c, const struct rows_call *call,
                         const struct part *part, uint8_t *at) {
     for (size_t i = 0; i < call->n; i++) {
-        for (size_t u = 0; u < c->keys[i].n; u++) {
-            if (c->keys[i].shard[u] != part->shard)
-                continue;
-            const uint32_t count = count_of(c, call, i, u);
+        const struct span span = span_of(&c->keys[i], part->shard);
+        for (size_t u = span.at; u < span.end; u++) {
+            const uint32_t count = rows_count(c, call, i, u);
             memcpy(at, &count, sizeof count);
             at += sizeof count;
         }
@@ -390,26 +395,37 @@ static dimfit_err take_push(struct dimfit *c, struct exchange *x, struct part *p
     return DIMFIT_OK;
 }
 
-/* Gradients of equal keys are summed; where there are none the caller's array is used as it is. */
+static void sum_slot(const struct dimfit_rows *rows, const struct keys *keys, float *sums) {
+    const size_t width = rows->width;
+    for (size_t u = 0; u < keys->n; u++) {
+        const struct key_use *const use = &keys->use[u];
+        if (use->sum != KEY_NO_SUM)
+            memcpy(sums + use->sum * width, rows->values + use->first * width,
+                   width * sizeof *sums);
+    }
+    for (size_t j = 0; j < keys->n_repeats; j++) {
+        float *const sum = sums + keys->use[keys->repeats[j].of].sum * width;
+        const float *const g = rows->values + keys->repeats[j].at * width;
+        for (size_t k = 0; k < width; k++)
+            sum[k] += g[k];
+    }
+}
+
+/* Gradients of equal keys are summed; all others are taken from the caller's array. */
 static dimfit_err sum_grads(struct dimfit *c, struct rows_call *call) {
     for (size_t i = 0; i < call->n; i++) {
         const struct dimfit_rows *const rows = &call->rows[i];
         const struct keys *const keys = &c->keys[i];
-        const size_t width = rows->width;
-        call->sums[i] = rows->values;
-        if (keys->n == rows->n)
+        const size_t n = keys->n_sums * rows->width;
+        if (n == 0)
             continue;
-        call->sums[i] = calloc(keys->n * width + 1, sizeof(float));
+        call->sums[i] = malloc(n * sizeof(float));
         if (call->sums[i] == NULL)
-            return err_set(&c->detail, DIMFIT_ERR_NOMEM, "no memory for %zu gradients", keys->n);
-        for (size_t j = 0; j < rows->n; j++) {
-            float *const sum = call->sums[i] + (size_t)keys->index[j] * width;
-            const float *const g = rows->values + j * width;
-            for (size_t k = 0; k < width; k++)
-                sum[k] += g[k];
-        }
+            return err_set(&c->detail, DIMFIT_ERR_NOMEM, "no memory for %zu gradients",
+                           keys->n_sums);
+        sum_slot(rows, keys, call->sums[i]);
         /* Finite numbers may add up to one that isn't. */
-        if (!all_finite(call->sums[i], keys->n * width))
+        if (!floats_finite(call->sums[i], n))
             return err_set(&c->detail, DIMFIT_ERR_NOT_FINITE,
                            "slot %u: the summed gradient of a repeated feasign is not finite",
                            rows->slot);
@@ -417,66 +433,7 @@ static dimfit_err sum_grads(struct dimfit *c, struct rows_call *call) {
     return DIMFIT_OK;
 }
 
-/* ---- a push that a freeze turned away -------------------------------------------------------- */
-
-static bool is_held(const struct exchange *x, size_t shard) {
-    for (size_t p = 0; p < x->n_parts; p++) {
-        if (x->parts[p].shard == shard)
-            return x->parts[p].state == PART_HELD;
-    }
-    return false;
-}
-
-static bool keep_slot(const struct dimfit *c, const struct rows_call *call,
-                      const struct exchange *x, size_t i, struct grads *out) {
-    const struct keys *const keys = &c->keys[i];
-    const size_t width = call->rows[i].width;
-    *out = (struct grads){
-        .slot = call->rows[i].slot,
-        .width = call->rows[i].width,
-        .key = malloc((keys->n + 1) * sizeof *out->key),
-        .count = malloc((keys->n + 1) * sizeof *out->count),
-        .values = malloc((keys->n * width + 1) * sizeof *out->values),
-    };
-    if (out->key == NULL || out->count == NULL || out->values == NULL)
-        return false;
-    for (size_t u = 0; u < keys->n; u++) {
-        if (!is_held(x, keys->shard[u]))
-            continue;
-        out->key[out->n] = keys->key[u];
-        out->count[out->n] = count_of(c, call, i, u);
-        memcpy(out->values + out->n * width, call->sums[i] + u * width, width * sizeof(float));
-        out->n++;
-    }
-    return true;
-}
-
-static dimfit_err keep_held(struct dimfit *c, const struct rows_call *call,
-                            const struct exchange *x, struct held **out) {
-    struct held *held = calloc(1, sizeof *held);
-    bool whole = held != NULL;
-    if (whole) {
-        held->view = call->view;
-        held->push = call->push;
-        held->push.epoch = call->epoch;
-        held->slots = calloc(call->n + 1, sizeof *held->slots);
-        whole = held->slots != NULL;
-    }
-    for (size_t i = 0; whole && i < call->n; i++) {
-        whole = keep_slot(c, call, x, i, &held->slots[i]);
-        held->n = i + 1;
-    }
-    if (!whole) {
-        held_destroy(&held);
-        return err_set(&c->detail, DIMFIT_ERR_NOMEM, "no memory to hold a push; it is lost");
-    }
-    *out = held;
-    return DIMFIT_OK;
-}
-
-/* The widths are checked by the caller: held rows keep those they were pushed with. */
-static dimfit_err push_rows(struct dimfit *c, struct rows_call *call, bool hold,
-                            struct held **held) {
+dimfit_err rows_push(struct dimfit *c, struct rows_call *call, bool hold, struct held **held) {
     dimfit_err err = split(c, call);
     if (err != DIMFIT_OK)
         return err;
@@ -494,14 +451,12 @@ static dimfit_err push_rows(struct dimfit *c, struct rows_call *call, bool hold,
     if (err == DIMFIT_OK)
         err = run_rows(c, call, &x);
     if (err == DIMFIT_ERR_FROZEN && !hold) {
-        const dimfit_err kept = keep_held(c, call, &x, held);
+        const dimfit_err kept = held_keep(c, call, &x, held);
         err = kept != DIMFIT_OK ? kept : err;
     }
     end_rows(call, &x);
-    for (size_t i = 0; i < call->n; i++) {
-        if (call->sums[i] != call->rows[i].values)
-            free(call->sums[i]);
-    }
+    for (size_t i = 0; i < call->n; i++)
+        free(call->sums[i]);
     free(call->sums);
     return err;
 }
@@ -510,57 +465,6 @@ static dimfit_err push_rows(struct dimfit *c, struct rows_call *call, bool hold,
 static uint64_t own_step(struct dimfit *c) {
     const uint64_t mix[2] = {c->client ^ c->incarnation, ++c->next_step};
     return XXH3_64bits(mix, sizeof mix) | (uint64_t)1 << 63;
-}
-
-/* Deliver what the shards take now; the rest stays held. */
-static dimfit_err flush_once(struct dimfit *c) {
-    struct held *const held = c->held;
-    struct held *rest = NULL;
-    struct dimfit_rows *const rows = calloc(held->n + 1, sizeof *rows);
-    const uint32_t **const counts = calloc(held->n + 1, sizeof *counts);
-    dimfit_err err = DIMFIT_ERR_NOMEM;
-    if (rows == NULL || counts == NULL) {
-        err_set(&c->detail, err, "no memory to deliver a held push; it stays held");
-        goto done;
-    }
-    for (size_t i = 0; i < held->n; i++) {
-        const struct grads *const g = &held->slots[i];
-        rows[i] = (struct dimfit_rows){
-            .slot = g->slot, .n = g->n, .keys = g->key, .values = g->values, .width = g->width};
-        counts[i] = g->count;
-    }
-    struct rows_call call = {
-        .view = held->view,
-        .epoch = held->push.epoch,
-        .n = held->n,
-        .rows = rows,
-        .counts = counts,
-        .push = held->push,
-    };
-    err = push_rows(c, &call, false, &rest);
-    held_destroy(&c->held);
-    c->held = rest;
-
-done:
-    free(rows);
-    free(counts);
-    return err;
-}
-
-static dimfit_err flush(struct dimfit *c, bool wait) {
-    dimfit_err err = DIMFIT_OK;
-    while (c->held != NULL) {
-        err = flush_once(c);
-        if (err != DIMFIT_ERR_FROZEN || !wait || client_now_ms() + FLUSH_RETRY_MS >= c->deadline_ms)
-            return err;
-        client_sleep_ms(FLUSH_RETRY_MS);
-    }
-    return err;
-}
-
-dimfit_err dimfit_flush(struct dimfit *c) {
-    const dimfit_err err = client_begin(c);
-    return err != DIMFIT_OK ? err : flush(c, true);
 }
 
 static int compare_slots(const void *x, const void *y) {
@@ -632,12 +536,12 @@ dimfit_err dimfit_push(struct dimfit *c, enum dimfit_view view, const struct dim
     call.rows = sorted;
     err = check_push(c, &call);
     if (err == DIMFIT_OK && train)
-        err = flush(c, !call.push.no_hold);
+        err = held_flush(c, !call.push.no_hold);
     if (err == DIMFIT_ERR_FROZEN)
         err = err_set(&c->detail, DIMFIT_ERR_STATE,
                       "an earlier push is still held by the freeze; score, then flush it");
     if (err == DIMFIT_OK)
-        err = push_rows(c, &call, !(train && call.push.no_hold), &c->held);
+        err = rows_push(c, &call, !(train && call.push.no_hold), &c->held);
     free(sorted);
     return err;
 }

@@ -1,16 +1,9 @@
+#include "proto/kernel.h"
 #include "worker/client_internal.h"
 
 #include <stdlib.h>
 
-/* The build's -O2 leaves loops of unknown length scalar; this file is nothing but such loops. */
-#pragma GCC optimize("O3")
-
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_ADDRESS__) &&             \
-    !defined(__SANITIZE_THREAD__)
-#define KERNEL __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define KERNEL
-#endif
+#pragma GCC optimize("O3") /* see kernel.h */
 
 static bool is_prefix(const uint16_t *axes, size_t n) {
     for (size_t k = 0; k < n; k++) {

@@ -31,29 +31,49 @@ static int tear_down(void **state) {
 /* What keys_split() promises, checked the slow way. */
 static void assert_split(const struct fixture *f, uint32_t slot, const uint64_t *given, size_t n) {
     const struct keys *const k = &f->keys;
-    uint64_t total = 0;
-    for (size_t u = 0; u < k->n; u++) {
-        assert_int_equal(given[k->first[u]], k->key[u]);
-        assert_true(u == 0 || k->first[u] > k->first[u - 1]);
-        assert_int_equal(k->shard[u], cluster_map_shard(f->map, key_hash(slot, k->key[u])));
-        total += k->count[u];
+    uint64_t total = 0, sums = 0;
+    assert_int_equal(k->n_shards, f->map->n_shards);
+    assert_int_equal(k->start[0], 0);
+    assert_int_equal(k->start[k->n_shards], k->n);
+    for (size_t s = 0; s < k->n_shards; s++) {
+        for (size_t u = k->start[s]; u < k->start[s + 1]; u++) {
+            const struct key_use *const use = &k->use[u];
+            assert_int_equal(given[use->first], k->key[u]);
+            assert_true(u == k->start[s] || use->first > use[-1].first);
+            assert_int_equal(cluster_map_shard(f->map, key_hash(slot, k->key[u])), s);
+            assert_true(use->count == 1 ? use->sum == KEY_NO_SUM : use->sum < k->n_sums);
+            sums += use->count > 1;
+            total += use->count;
+        }
     }
     assert_int_equal(total, n);
-    for (size_t i = 0; i < n; i++) {
-        assert_true(k->index[i] < k->n && k->first[k->index[i]] <= i);
-        assert_int_equal(k->key[k->index[i]], given[i]);
+    assert_int_equal(sums, k->n_sums);
+    assert_int_equal(k->n_repeats, n - k->n);
+    for (size_t i = 0; i < k->n_repeats; i++) {
+        const struct key_repeat *const repeat = &k->repeats[i];
+        assert_int_equal(given[repeat->at], k->key[repeat->of]);
+        assert_true(repeat->at > k->use[repeat->of].first);
+        assert_true(i == 0 || repeat->at > repeat[-1].at);
     }
 }
 
-static void repeats_are_counted_in_order_of_first_occurrence(void **state) {
+static uint32_t count_of(const struct fixture *f, uint64_t key) {
+    for (size_t u = 0; u < f->keys.n; u++) {
+        if (f->keys.key[u] == key)
+            return f->keys.use[u].count;
+    }
+    return 0;
+}
+
+static void repeats_are_counted_and_remembered(void **state) {
     struct fixture *const f = *state;
     static const uint64_t given[] = {7, 0, 7, UINT64_MAX, 0, 7};
     assert_int_equal(keys_split(&f->keys, 1, given, ARRAY_LEN(given), f->map), DIMFIT_OK);
     assert_int_equal(f->keys.n, 3);
     assert_split(f, 1, given, ARRAY_LEN(given));
-    assert_int_equal(f->keys.key[1], 0);
-    assert_int_equal(f->keys.count[0], 3);
-    assert_int_equal(f->keys.count[2], 1);
+    assert_int_equal(count_of(f, 0), 2);
+    assert_int_equal(count_of(f, 7), 3);
+    assert_int_equal(count_of(f, UINT64_MAX), 1);
 }
 
 static void no_keys_give_none(void **state) {
@@ -85,7 +105,7 @@ static void what_a_call_before_left_is_forgotten(void **state) {
     assert_int_equal(keys_split(&f->keys, 1, first, 4, f->map), DIMFIT_OK);
     assert_int_equal(keys_split(&f->keys, 1, second, 2, f->map), DIMFIT_OK);
     assert_int_equal(f->keys.n, 2);
-    assert_int_equal(f->keys.count[0], 1);
+    assert_int_equal(count_of(f, 3), 1);
     assert_split(f, 1, second, 2);
 }
 
@@ -101,30 +121,38 @@ static void a_stamp_that_wraps_around_meets_no_older_key(void **state) {
     }
 }
 
+static void one_shard_takes_all_keys_in_the_order_given(void **state) {
+    struct fixture *const f = *state;
+    static const uint64_t given[] = {9, 4, 9, 1, 4, 8};
+    cluster_map_destroy(&f->map);
+    assert_int_equal(cluster_map_new(1, &f->map), DIMFIT_OK);
+    assert_int_equal(keys_split(&f->keys, 1, given, ARRAY_LEN(given), f->map), DIMFIT_OK);
+    assert_split(f, 1, given, ARRAY_LEN(given));
+    static const uint64_t distinct[] = {9, 4, 1, 8};
+    assert_memory_equal(f->keys.key, distinct, sizeof distinct);
+}
+
 static void the_slot_takes_part_in_choosing_the_shard(void **state) {
     struct fixture *const f = *state;
-    uint64_t given[64];
-    size_t moved = 0;
-    uint16_t shard[64];
+    uint64_t given[64], first[64];
     for (size_t i = 0; i < 64; i++)
         given[i] = i;
     assert_int_equal(keys_split(&f->keys, 1, given, 64, f->map), DIMFIT_OK);
-    memcpy(shard, f->keys.shard, sizeof shard);
+    memcpy(first, f->keys.key, sizeof first);
     assert_int_equal(keys_split(&f->keys, 2, given, 64, f->map), DIMFIT_OK);
-    for (size_t i = 0; i < 64; i++)
-        moved += shard[i] != f->keys.shard[i];
-    assert_true(moved > 0);
+    assert_memory_not_equal(first, f->keys.key, sizeof first);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(repeats_are_counted_in_order_of_first_occurrence),
+        TEST(repeats_are_counted_and_remembered),
         TEST(no_keys_give_none),
         TEST(many_keys_of_any_pattern_are_told_apart),
         TEST(what_a_call_before_left_is_forgotten),
         TEST(a_stamp_that_wraps_around_meets_no_older_key),
+        TEST(one_shard_takes_all_keys_in_the_order_given),
         TEST(the_slot_takes_part_in_choosing_the_shard),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

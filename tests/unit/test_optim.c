@@ -64,14 +64,20 @@ static void reference(struct fixture *f, const struct optimizer *o, size_t n) {
     }
 }
 
+/* One row through the kernels. */
+static void step(struct fixture *f, const struct optimizer *o, size_t n) {
+    float *const values = f->values, *const states = f->state;
+    optim_step(o, &values, &states, (const float *)(const void *)(f->wire + 1), 1, n);
+}
+
 static void follows_the_reference(enum optimizer_kind kind) {
     const struct optimizer optimizer = {kind, 0.05f, 1e-8f, 0.9f, 0.999f};
     for (size_t n = 0; n <= WIDTH_MAX; n++) {
         struct fixture f;
         setup(&f, n);
-        for (int step = 0; step < STEPS; step++) {
-            next_grads(&f, n, step + 1);
-            optim_step(&optimizer, f.values, f.state, (const float *)(const void *)(f.wire + 1), n);
+        for (int t = 0; t < STEPS; t++) {
+            next_grads(&f, n, t + 1);
+            step(&f, &optimizer, n);
             reference(&f, &optimizer, n);
         }
         for (size_t k = 0; k < n; k++)
@@ -102,7 +108,7 @@ static void a_zero_gradient_moves_no_fresh_row_even_without_eps(void **state) {
         const struct optimizer optimizer = {(enum optimizer_kind)kind, 0.05f, 0, 0.9f, 0.999f};
         struct fixture f;
         setup(&f, 5);
-        optim_step(&optimizer, f.values, f.state, (const float *)(const void *)(f.wire + 1), 5);
+        step(&f, &optimizer, 5);
         for (size_t k = 0; k < 5; k++)
             assert_true(f.values[k] == (float)cos((double)k));
     }
@@ -114,9 +120,10 @@ static void scores_are_exact_products_in_float64(void **state) {
         double g[WIDTH_MAX + 1] = {0}, row[WIDTH_MAX + 1] = {0};
         double want_g[WIDTH_MAX] = {0}, want_row[WIDTH_MAX] = {0};
         setup(&f, n);
-        for (int step = 1; step < STEPS; step++) {
-            next_grads(&f, n, step);
-            optim_score(f.values, (const float *)(const void *)(f.wire + 1), n, 512, g, row);
+        float *const values = f.values;
+        for (int t = 1; t < STEPS; t++) {
+            next_grads(&f, n, t);
+            optim_score(&values, (const float *)(const void *)(f.wire + 1), 1, n, 512, g, row);
             for (size_t k = 0; k < n; k++) {
                 const double part = 512.0 * ((double)f.values[k] * grad_at(&f, k));
                 want_g[k] += part;
@@ -131,6 +138,38 @@ static void scores_are_exact_products_in_float64(void **state) {
     }
 }
 
+/* Rows in one call do what they do one by one; one that comes twice is worked on in order. */
+static void rows_of_a_call_are_worked_on_in_order(void **state) {
+    enum { ROWS = 5, N = 19 };
+    static const size_t row_of[ROWS] = {0, 1, 0, 2, 1};
+    const struct optimizer o = {OPTIMIZER_ROWWISE_ADAGRAD, 0.05f, 1e-8f, 0, 0};
+    float together[3][N], alone[3][N], sums[3] = {0}, sums_alone[3] = {0}, grads[ROWS * N];
+    float *values[ROWS], *states[ROWS];
+    double g[N] = {0}, row[N] = {0}, want_g[N] = {0}, want_row[N] = {0};
+    for (size_t k = 0; k < 3 * N; k++)
+        together[k / N][k % N] = alone[k / N][k % N] = (float)cos((double)k);
+    for (size_t k = 0; k < ROWS * N; k++)
+        grads[k] = (float)sin((double)(7 * k));
+    for (size_t i = 0; i < ROWS; i++) {
+        values[i] = together[row_of[i]];
+        states[i] = &sums[row_of[i]];
+    }
+    optim_score(values, grads, ROWS, N, 3, g, row);
+    for (size_t i = 0; i < ROWS; i++)
+        optim_score(&values[i], grads + i * N, 1, N, 3, want_g, want_row);
+    optim_step(&o, values, states, grads, ROWS, N);
+    for (size_t i = 0; i < ROWS; i++) {
+        float *const one = alone[row_of[i]], *const its = &sums_alone[row_of[i]];
+        optim_step(&o, &one, &its, grads + i * N, 1, N);
+    }
+    assert_memory_equal(together, alone, sizeof alone);
+    assert_memory_equal(sums, sums_alone, sizeof sums);
+    for (size_t k = 0; k < N; k++) {
+        assert_true(fabs(g[k] - want_g[k]) <= 1e-14 * want_row[k]);
+        assert_true(fabs(row[k] - want_row[k]) <= 1e-14 * want_row[k]);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sgd_follows_its_formula),
@@ -138,6 +177,7 @@ int main(void) {
         cmocka_unit_test(rowwise_adagrad_sums_squares_over_the_row),
         cmocka_unit_test(adam_corrects_its_bias),
         cmocka_unit_test(a_zero_gradient_moves_no_fresh_row_even_without_eps),
+        cmocka_unit_test(rows_of_a_call_are_worked_on_in_order),
         cmocka_unit_test(scores_are_exact_products_in_float64),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,336 @@
+/*
+ * dimfit-bench-table: the table and the planner alone, by turns with what bounds them.
+ *
+ *     dimfit-bench-table STRATEGIES-FOLDER ROUNDS [NAME...]
+ *
+ * gather    table_pull() of random rows, beside copies of rows whose place is known
+ * update    table_push() of the same rows with axis scores, beside the same without
+ * insert    rows stored for the first time
+ * change    table_change() from 16 to 8 floats, as a selection and through a rotation, beside
+ *           memcpy() of the same bytes, whose pages are there already
+ * decision  plan_make() for 10,000 slots of 64 dimensions
+ *
+ * Prints one line of JSON a series (bench.h).
+ */
+#include "proto/change.h"
+#include "server/plan.h"
+#include "server/table.h"
+#include "tests/bench/bench.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum {
+    SLOT = 1,
+    BATCHES = 64, /* a measurement */
+    AHEAD = 32,   /* of the bare gather: more than that gains nothing */
+    NARROW = BENCH_WIDTH / 2,
+    SEED = 1,
+};
+
+struct bench {
+    struct layout *layout;
+    struct table *table;
+    struct table_slot *slot;
+    uint32_t *rows; /* [BATCHES][BENCH_BATCH] row numbers, */
+    uint64_t *keys; /* and their feasigns */
+    float *values, *grads;
+};
+
+static const uint8_t *bytes_of(const void *array) {
+    return array;
+}
+
+static void must(dimfit_err err, const struct err_detail *detail) {
+    if (err != DIMFIT_OK)
+        bench_die("%d %s", err, detail->text);
+}
+
+/* The rows in order of their numbers, so that a bare gather can know their places. */
+static void table_fill(struct bench *b) {
+    struct err_detail detail = {{0}};
+    must(table_new(SEED, &b->table), &detail);
+    must(table_add_slot(b->table, layout_find(b->layout, SLOT)), &detail);
+    b->slot = table_find(b->table, SLOT);
+    uint64_t *const keys = bench_alloc(BENCH_BATCH * sizeof *keys);
+    for (uint64_t first = 0; first < BENCH_ROWS; first += BENCH_BATCH) {
+        for (uint64_t i = 0; i < BENCH_BATCH; i++)
+            keys[i] = bench_key(first + i);
+        table_push(b->slot, bytes_of(keys), bytes_of(b->grads), NULL, BENCH_BATCH, true, NULL);
+    }
+    free(keys);
+}
+
+static void set_up(struct bench *b) {
+    struct err_detail detail = {{0}};
+    const struct layout_slot spec = {
+        .id = SLOT,
+        .dim = BENCH_WIDTH,
+        .width = BENCH_WIDTH,
+        .search = true,
+        .name = "bench",
+        .optimizer = {OPTIMIZER_ROWWISE_ADAGRAD, 0.05f, 1e-8f, 0, 0},
+        .init = INIT_NORMAL,
+        .init_scale = 0.01f,
+    };
+    must(layout_new(1, SEED, &b->layout), &detail);
+    must(layout_add_slot(b->layout, &spec, &detail), &detail);
+    const size_t n = (size_t)BATCHES * BENCH_BATCH;
+    b->rows = bench_alloc(n * sizeof *b->rows);
+    b->keys = bench_alloc(n * sizeof *b->keys);
+    b->values = bench_alloc(BENCH_BATCH * BENCH_WIDTH * sizeof *b->values);
+    b->grads = bench_alloc(BENCH_BATCH * BENCH_WIDTH * sizeof *b->grads);
+    uint64_t random = 1;
+    for (size_t i = 0; i < n; i++) {
+        b->rows[i] = (uint32_t)bench_draw(&random);
+        b->keys[i] = bench_key(b->rows[i]);
+    }
+    bench_noise(b->grads, BENCH_BATCH * BENCH_WIDTH);
+    table_fill(b);
+}
+
+static void tear_down(struct bench *b) {
+    table_destroy(&b->table);
+    layout_destroy(&b->layout);
+    free(b->rows);
+    free(b->keys);
+    free(b->values);
+    free(b->grads);
+}
+
+/* ---- gather, update, insert ------------------------------------------------------------------ */
+
+static double gather_table(const struct bench *b) {
+    const double begun = bench_seconds();
+    for (size_t i = 0; i < BATCHES; i++)
+        table_pull(b->slot, bytes_of(b->keys + i * BENCH_BATCH), BENCH_BATCH, b->values);
+    return BATCHES * BENCH_BATCH / (bench_seconds() - begun);
+}
+
+typedef float row[BENCH_WIDTH];
+
+static double gather_bare(const struct bench *b, const row *rows) {
+    row *const values = (row *)b->values;
+    const double begun = bench_seconds();
+    for (size_t i = 0; i < BATCHES; i++) {
+        const uint32_t *const numbers = b->rows + i * BENCH_BATCH;
+        for (size_t j = 0; j < BENCH_BATCH; j++) {
+            if (j + AHEAD < BENCH_BATCH)
+                __builtin_prefetch(&rows[numbers[j + AHEAD]]);
+            memcpy(values[j], rows[numbers[j]], sizeof(row));
+        }
+        __asm__ volatile("" : : "r"(values) : "memory"); /* every batch is wanted */
+    }
+    return BATCHES * BENCH_BATCH / (bench_seconds() - begun);
+}
+
+/* On huge pages where there are any; a power of two above what is asked. */
+static void *pages_new(size_t bytes) {
+    const size_t page = (size_t)2 << 20, whole = (bytes + page - 1) / page * page;
+    void *const pages = aligned_alloc(page, whole);
+    if (pages == NULL)
+        bench_die("no memory for %zu bytes", whole);
+    (void)madvise(pages, whole, MADV_HUGEPAGE);
+    return pages;
+}
+
+static void bench_gather(const struct bench *b, int rounds) {
+    struct series gather = {"gather", "rows/s", "bare prefetched gather", 0, {0}, {0}};
+    row *const rows = pages_new(BENCH_ROWS * sizeof *rows);
+    memset(rows, 0, BENCH_ROWS * sizeof *rows);
+    for (int i = 0; i < rounds; i++) {
+        const double ours = gather_table(b);
+        series_add(&gather, ours, gather_bare(b, rows));
+    }
+    free(rows);
+    series_print(&gather);
+}
+
+static double update(const struct bench *b, const struct score_sums *sums) {
+    const double begun = bench_seconds();
+    for (size_t i = 0; i < BATCHES; i++)
+        table_push(b->slot, bytes_of(b->keys + i * BENCH_BATCH), bytes_of(b->grads), NULL,
+                   BENCH_BATCH, true, sums);
+    return 1e9 * (bench_seconds() - begun) / (BATCHES * BENCH_BATCH);
+}
+
+static void bench_update(const struct bench *b, int rounds) {
+    struct series series = {"update", "ns/row", "the same without scores", 0, {0}, {0}};
+    double g[BENCH_WIDTH] __attribute__((aligned(64))) = {0};
+    double by_row[BENCH_WIDTH] __attribute__((aligned(64))) = {0};
+    const struct score_sums sums = {.scale = BENCH_BATCH, .g = g, .row = by_row};
+    for (int i = 0; i < rounds; i++) {
+        const double scored = update(b, &sums);
+        series_add(&series, scored, update(b, NULL));
+    }
+    series_print(&series);
+}
+
+static void bench_insert(struct bench *b, int rounds) {
+    struct series series = {.name = "insert", .unit = "ns/row"};
+    for (int i = 0; i < rounds; i++) {
+        table_destroy(&b->table);
+        const double begun = bench_seconds();
+        table_fill(b);
+        series_add(&series, 1e9 * (bench_seconds() - begun) / BENCH_ROWS, 0);
+    }
+    series_print(&series);
+}
+
+/* ---- layout change --------------------------------------------------------------------------- */
+
+/* Half of the coordinates: the even ones, or those of a reflection I - 2 u u^T. */
+static struct change *change_make(bool rotated) {
+    struct err_detail detail = {{0}};
+    struct change *change;
+    must(change_new(1, 2, 1, &change), &detail);
+    struct change_slot *const slot = &change->slots[0];
+    must(change_slot_alloc(slot, SLOT, BENCH_WIDTH, NARROW, rotated), &detail);
+    for (uint32_t k = 0; k < NARROW; k++) {
+        if (!rotated)
+            slot->keep[k] = (uint16_t)(2 * k);
+        for (uint32_t i = 0; rotated && i < BENCH_WIDTH; i++)
+            slot->T[i * NARROW + k] = slot->N[i * NARROW + k] = (i == k) - 2.0 / BENCH_WIDTH;
+    }
+    return change;
+}
+
+/* Bytes that values and sides of the old width take. */
+static size_t old_bytes(const struct bench *b) {
+    const struct table_figures f = table_slot_figures(b->slot);
+    return f.value_bytes + f.state_bytes + f.counter_bytes;
+}
+
+static double change_rate(struct bench *b, const struct change *change) {
+    struct err_detail detail = {{0}};
+    struct layout *after;
+    must(change_apply(change, b->layout, &after, &detail), &detail);
+    table_destroy(&b->table);
+    table_fill(b);
+    const size_t before = old_bytes(b);
+    const double begun = bench_seconds();
+    must(table_change(b->table, change, after, &detail), &detail);
+    const double seconds = bench_seconds() - begun;
+    const double rate = (double)(before + old_bytes(b)) / seconds;
+    layout_destroy(&after);
+    return rate;
+}
+
+/* Read and written, as those of a change. */
+static double memcpy_rate(size_t bytes) {
+    void *const from = pages_new(bytes), *const to = pages_new(bytes);
+    memset(from, 1, bytes);
+    memset(to, 1, bytes);
+    const double begun = bench_seconds();
+    memcpy(to, from, bytes);
+    __asm__ volatile("" : : "r"(to) : "memory");
+    const double seconds = bench_seconds() - begun;
+    free(from);
+    free(to);
+    return (double)(2 * bytes) / seconds;
+}
+
+static void bench_change(struct bench *b, int rounds) {
+    struct series axis = {"change_axis", "bytes/s", "memcpy", 0, {0}, {0}};
+    struct series rotated = {"change_rotated", "bytes/s", "memcpy", 0, {0}, {0}};
+    struct change *selection = change_make(false), *reflection = change_make(true);
+    const size_t bytes = old_bytes(b);
+    for (int i = 0; i < rounds; i++) {
+        const double copied = memcpy_rate(bytes);
+        series_add(&axis, change_rate(b, selection), copied);
+        series_add(&rotated, change_rate(b, reflection), copied);
+    }
+    change_destroy(&selection);
+    change_destroy(&reflection);
+    series_print(&axis);
+    series_print(&rotated);
+}
+
+/* ---- decision -------------------------------------------------------------------------------- */
+
+enum { DECISION_SLOTS = 10000, DECISION_WIDTH = 64 };
+
+static struct layout *decision_layout(void) {
+    struct err_detail detail = {{0}};
+    struct layout *layout;
+    must(layout_new(1, SEED, &layout), &detail);
+    for (uint32_t i = 0; i < DECISION_SLOTS; i++) {
+        struct layout_slot slot = {
+            .id = i,
+            .dim = DECISION_WIDTH,
+            .width = DECISION_WIDTH,
+            .search = true,
+            .optimizer = {OPTIMIZER_ROWWISE_ADAGRAD, 0.05f, 1e-8f, 0, 0},
+        };
+        snprintf(slot.name, sizeof slot.name, "slot%u", i);
+        must(layout_add_slot(layout, &slot, &detail), &detail);
+    }
+    return layout;
+}
+
+static struct stats *decision_stats(void) {
+    struct err_detail detail = {{0}};
+    struct stats *stats;
+    must(stats_new(1, &stats), &detail);
+    struct step_stats *const step = stats_add_step(stats, 1);
+    if (step == NULL)
+        bench_die("no memory for the statistics");
+    must(step_add_worker(step, 1, BENCH_BATCH), &detail);
+    for (uint32_t i = 0; i < DECISION_SLOTS; i++) {
+        struct slot_stats *const slot = stats_add_slot(stats, i, DECISION_WIDTH, false);
+        struct step_slot *const part = step_add_slot(step, i, DECISION_WIDTH, false);
+        if (slot == NULL || part == NULL)
+            bench_die("no memory for the statistics");
+        slot->rows = 1 + bench_mix(i) % 10000;
+        for (uint32_t k = 0; k < DECISION_WIDTH; k++)
+            part->g[k] = (double)(int64_t)bench_mix((uint64_t)i * DECISION_WIDTH + k);
+    }
+    return stats;
+}
+
+static void bench_decision(const char *folder, int rounds) {
+    struct series series = {.name = "decision", .unit = "ms"};
+    struct err_detail detail = {{0}};
+    struct strategies *strategies;
+    must(strategies_load(folder, &strategies, &detail), &detail);
+    struct layout *layout = decision_layout();
+    struct stats *stats = decision_stats();
+    struct plan_request request;
+    plan_request_init(&request);
+    request.kappa = 0.25;
+    request.basis = BASIS_AXIS;
+    for (int i = 0; i < rounds; i++) {
+        struct plan *plan;
+        const double begun = bench_seconds();
+        must(plan_make(layout, stats, &request, strategies, &plan, &detail), &detail);
+        series_add(&series, 1e3 * (bench_seconds() - begun), 0);
+        plan_destroy(&plan);
+    }
+    stats_destroy(&stats);
+    layout_destroy(&layout);
+    strategies_destroy(&strategies);
+    series_print(&series);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 3)
+        bench_die("usage: dimfit-bench-table STRATEGIES-FOLDER ROUNDS [NAME...]");
+    const int rounds = atoi(argv[2]), n_names = argc - 3;
+    char *const *const names = argv + 3;
+    struct bench b = {0};
+    set_up(&b);
+    if (bench_wanted("gather", names, n_names))
+        bench_gather(&b, rounds);
+    if (bench_wanted("update", names, n_names))
+        bench_update(&b, rounds);
+    if (bench_wanted("insert", names, n_names))
+        bench_insert(&b, rounds);
+    if (bench_wanted("change", names, n_names))
+        bench_change(&b, rounds);
+    if (bench_wanted("decision", names, n_names))
+        bench_decision(argv[1], rounds);
+    tear_down(&b);
+    return 0;
+}
