@@ -29,7 +29,7 @@ enum {
     X(5, DENSE_PUSH)  /* name, tag; body: f32 gradient; recorded */                                \
     /* worker -> coordinator */                                                                    \
     X(16, CONNECT)    /* reply: cluster map + layout */                                            \
-    X(17, DECLARE)    /* body: count + layout slots; reply as CONNECT */                           \
+    X(17, DECLARE)    /* body: count + declarations; reply as CONNECT */                           \
     X(18, BARRIER)    /* name, tag: how many; the reply comes when all are there */                \
     X(19, SCORE_NEXT) /* tag: search id, step + samples: the one done, 0 none, mode: SCORE_*;      \
                          reply: step to score and mode SCORE_*, or SCORE_OVER */                   \
@@ -43,7 +43,7 @@ enum {
     X(49, SCORE_START) /* tag: search id, mode: SCORE_WANT_*; clears the sums */                   \
     X(50, SCORE_STOP)  /* tag: search id; leaves the sums */                                       \
     X(51, GATHER)      /* mode: GATHER_*; reply: encoded struct stats */                           \
-    X(52, PREPARE)     /* tag: new epoch; body: change + layout; durable when acknowledged */      \
+    X(52, PREPARE)     /* tag: new epoch; body: change + layout; moves nothing */                  \
     X(53, COMMIT)      /* tag: new epoch; switches */                                              \
     X(54, DISCARD)     /* tag: new epoch; forgets what was prepared */                             \
     X(55, STOP)        /* shut down */

@@ -69,19 +69,33 @@ static dimfit_err state_load(const void *bytes, size_t len, struct layout **out,
     return layout_decode(r.data, r.left, out, detail);
 }
 
+/* What a slot keeps for life; its width is the searches' to change. */
+static const char *lifelong_difference(const struct layout_slot *a, const struct layout_slot *b) {
+    if (a->dim != b->dim)
+        return "dim";
+    if (a->optimizer.kind != b->optimizer.kind)
+        return "optimizer";
+    if (a->optimizer.lr != b->optimizer.lr || a->optimizer.eps != b->optimizer.eps ||
+        a->optimizer.beta1 != b->optimizer.beta1 || a->optimizer.beta2 != b->optimizer.beta2)
+        return "lr, eps, beta1 or beta2";
+    if (a->init != b->init || a->init_scale != b->init_scale)
+        return "init or init_scale";
+    if (a->search != b->search)
+        return "search";
+    return strcmp(a->name, b->name) != 0 ? "name" : NULL;
+}
+
 static dimfit_err add_configured(struct coordinator *c, struct err_detail *detail) {
     for (size_t i = 0; i < c->options.n_slots; i++) {
         const struct layout_slot *const spec = &c->options.slots[i];
         const struct layout_slot *const there = layout_find(c->layout, spec->id);
-        dimfit_err err = DIMFIT_OK;
-        if (there == NULL)
-            err = layout_add_slot(c->layout, spec, detail);
-        else if (there->dim != spec->dim || there->optimizer.kind != spec->optimizer.kind)
-            err = err_set(detail, DIMFIT_ERR_CONFIG,
-                          "slot %u: the configuration says dim %u %s, the stored layout dim %u %s; "
-                          "a slot's dim and optimizer can't be changed",
-                          spec->id, spec->dim, optimizer_name(spec->optimizer.kind), there->dim,
-                          optimizer_name(there->optimizer.kind));
+        const char *const other = there == NULL ? NULL : lifelong_difference(spec, there);
+        if (other != NULL)
+            return err_set(detail, DIMFIT_ERR_CONFIG,
+                           "slot %u: %s in the configuration differs from the stored layout and "
+                           "can't be changed; give the old value, or another --data-dir",
+                           spec->id, other);
+        const dimfit_err err = there == NULL ? layout_add_slot(c->layout, spec, detail) : DIMFIT_OK;
         if (err != DIMFIT_OK)
             return err;
     }

@@ -3,7 +3,6 @@
 #include "server/log.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 static bool route_equal(const struct route *a, const struct route *b) {
     return a->len == b->len && memcmp(a->id, b->id, a->len) == 0;
@@ -41,10 +40,11 @@ static dimfit_err place(const struct coordinator *c, const struct hello *hello, 
             return DIMFIT_OK;
         }
     }
-    return err_set(detail, DIMFIT_ERR_EXISTS,
-                   "the cluster has all its %zu shards; start the coordinator with a larger "
-                   "--shards to make a larger one",
-                   c->options.shards);
+    return err_set(
+        detail, DIMFIT_ERR_EXISTS,
+        "the cluster has all its %zu shards; one that died keeps its place, and its rows "
+        "are lost with it: restart the cluster, with a larger --shards to make it larger",
+        c->options.shards);
 }
 
 /* A shard with rows of an older layout can only follow if it prepared the change to the one in

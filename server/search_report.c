@@ -67,6 +67,16 @@ static json_t *slot_json(const struct coordinator *c, const struct plan_slot *p)
         p->eigenvalue == NULL ? json_null() : report_doubles(p->eigenvalue, p->before));
 }
 
+/* Of the layout that the plan makes, where it still applies; of the one in force otherwise. */
+static uint64_t planned_layout_bytes(const struct coordinator *c, const struct plan *plan) {
+    struct layout *next = NULL;
+    if (change_apply(plan->change, c->layout, &next, NULL) != DIMFIT_OK)
+        return layout_bytes(c->layout);
+    const uint64_t bytes = layout_bytes(next);
+    layout_destroy(&next);
+    return bytes;
+}
+
 json_t *search_plan_json(const struct coordinator *c) {
     const struct search *const s = &c->search;
     const struct plan *const p = s->plan;
@@ -79,7 +89,7 @@ json_t *search_plan_json(const struct coordinator *c) {
         (json_int_t)p->change->to_epoch, "samples", (json_int_t)p->samples, "cost_before",
         p->cost_before, "cost_after", p->cost_after, "params_before", (json_int_t)p->params_before,
         "params_after", (json_int_t)p->params_after, "kept_score", p->kept_score, "layout_bytes",
-        (json_int_t)layout_bytes(c->layout));
+        (json_int_t)planned_layout_bytes(c, p));
     if (json == NULL) {
         json_decref(slots);
         return NULL;

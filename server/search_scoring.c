@@ -60,6 +60,8 @@ void search_answer_scorers(struct coordinator *c) {
 }
 
 static void take_score(struct search *s, struct scorer *scorer, const struct wire_header *header) {
+    if (header->tag != 0 && header->tag != s->id)
+        return; /* said of a search before this one */
     if (header->step != 0 && header->step == scorer->step) {
         s->samples += header->samples;
         s->steps++;

@@ -1,5 +1,7 @@
 #include "server/state_file.h"
 
+#include "server/log.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -106,7 +108,13 @@ dimfit_err state_file_write(const struct state_file *file, const void *bytes, si
         errno = saved;
     if (!written || !closed)
         return io_error(file, "write", detail);
-    if (renameat(file->folder, NEXT, file->folder, NAME) != 0 || fsync(file->folder) != 0)
+    if (renameat(file->folder, NEXT, file->folder, NAME) != 0)
         return io_error(file, "replace", detail);
+    /* The new state is the one that any restart reads from here on: there is no way back from it.
+     */
+    if (fsync(file->folder) != 0)
+        log_error("coordinator",
+                  "%s: cannot sync the folder: %s; a power cut may bring the state before back",
+                  file->path, strerror(errno));
     return DIMFIT_OK;
 }

@@ -237,15 +237,18 @@ dimfit_err dimfit_score_next(struct dimfit *c, uint64_t done, uint64_t samples, 
         return err;
     struct wire_header request = {
         .kind = WIRE_SCORE_NEXT,
+        .tag = c->search,
         .step = done,
         .samples = samples,
         .mode = exhausted ? SCORE_EXHAUSTED : 0,
     };
     struct rpc_reply reply;
     err = ask(c, &request, NULL, 0, c->timeout_ms, &reply);
-    if (err == DIMFIT_OK)
-        *next = (reply.header.mode & SCORE_OVER) != 0 ? 0 : reply.header.step;
-    return err;
+    if (err != DIMFIT_OK)
+        return err;
+    c->search = reply.header.tag;
+    *next = (reply.header.mode & SCORE_OVER) != 0 ? 0 : reply.header.step;
+    return DIMFIT_OK;
 }
 
 dimfit_err dimfit_admin(struct dimfit *c, const char *command, const char *args, char **reply) {

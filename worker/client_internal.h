@@ -192,6 +192,7 @@ struct dimfit {
     enum wire_phase phase;
     bool frozen;
     uint64_t epoch;         /* the newest heard of */
+    uint64_t search;        /* that the last scoring step was of */
     uint64_t compact_epoch; /* of the last compact pull */
     size_t n_keys;
     struct keys *keys; /* [n_keys] one per slot of a call */
