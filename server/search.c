@@ -270,9 +270,11 @@ static dimfit_err option_error(const char *name, const char *value, const char *
 }
 
 #define CHOICE(name, text) " " text
-#define ENUM_ARG(c_name, option, map, parse, out)                                                  \
-    if (c_name != NULL && !parse(c_name, out))                                                     \
-    return option_error(option, c_name, "" map(CHOICE), detail)
+/* What a word says, or the error that lists what it could have said; nothing where none was given.
+ */
+#define CHOOSE(given, option, map, parse, out)                                                     \
+    ((given) == NULL || parse(given, out) ? DIMFIT_OK                                              \
+                                          : option_error(option, given, "" map(CHOICE), detail))
 
 static dimfit_err parse_request(const json_t *args, struct plan_request *r, const char **mode,
                                 json_int_t *samples, int *plan_only, double *timeout,
@@ -288,10 +290,16 @@ static dimfit_err parse_request(const json_t *args, struct plan_request *r, cons
                        "samples", samples, "plan_only", plan_only, "options", &options, "seed",
                        &seed, "timeout", timeout) != 0)
         return err_set(detail, DIMFIT_ERR_INVALID, "search start: %s", error.text);
-    ENUM_ARG(estimator, "estimator", PLAN_ESTIMATOR_MAP, estimator_parse, &r->estimator);
-    ENUM_ARG(basis, "basis", PLAN_BASIS_MAP, basis_parse, &r->basis);
-    ENUM_ARG(count, "count", PLAN_COUNT_MAP, count_parse, &r->count);
-    ENUM_ARG(rank, "rank", PLAN_RANK_MAP, rank_parse, &r->rank);
+    dimfit_err err = CHOOSE(estimator, "estimator", PLAN_ESTIMATOR_MAP, estimator_parse,
+                            &r->estimator);
+    if (err == DIMFIT_OK)
+        err = CHOOSE(basis, "basis", PLAN_BASIS_MAP, basis_parse, &r->basis);
+    if (err == DIMFIT_OK)
+        err = CHOOSE(count, "count", PLAN_COUNT_MAP, count_parse, &r->count);
+    if (err == DIMFIT_OK)
+        err = CHOOSE(rank, "rank", PLAN_RANK_MAP, rank_parse, &r->rank);
+    if (err != DIMFIT_OK)
+        return err;
     if (strcmp(*mode, "live") != 0 && strcmp(*mode, "freeze") != 0)
         return option_error("mode", *mode, " live freeze", detail);
     if (min_dim < 0 || min_dim > LAYOUT_DIM_MAX)

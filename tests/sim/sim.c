@@ -27,8 +27,7 @@ struct sim {
     int64_t now_ms;
     bool faults;
     int lose[SIM_SHARDS_MAX]; /* a kind of command */
-    size_t lost;
-    struct message *head; /* oldest first */
+    struct message *head;     /* oldest first */
     struct plan_job *job;
     struct strategies *strategies;
     struct coordinator_options coordinator_options;
@@ -79,10 +78,8 @@ static void append(struct sim *sim, int from, int to, const struct wire_header *
 
 static void post(struct sim *sim, int from, int to, const struct wire_header *header,
                  const void *body, size_t len) {
-    if (chance(sim, sim->options.drop)) {
-        sim->lost++;
+    if (chance(sim, sim->options.drop))
         return;
-    }
     append(sim, from, to, header, body, len);
     if (chance(sim, sim->options.repeat))
         append(sim, from, to, header, body, len);
@@ -98,9 +95,7 @@ static void io_send(void *self, const struct route *to, const struct wire_header
                     const void *body, size_t len) {
     struct sim *const sim = self;
     const int node = to->id[0];
-    if (node < NODE_WORKER && sim->lose[node - NODE_SHARD] == (int)header->kind)
-        sim->lost++;
-    else
+    if (node >= NODE_WORKER || sim->lose[node - NODE_SHARD] != (int)header->kind)
         post(sim, NODE_COORDINATOR, node, header, body, len);
 }
 
@@ -366,10 +361,6 @@ void sim_faults(struct sim *sim, bool on) {
 
 uint64_t sim_shard_epoch(const struct sim *sim, size_t shard) {
     return shard_epoch(sim->shards[shard]);
-}
-
-size_t sim_lost(const struct sim *sim) {
-    return sim->lost;
 }
 
 size_t sim_shard_of(uint32_t slot, uint64_t feasign, size_t shards) {

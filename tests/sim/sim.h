@@ -53,6 +53,5 @@ void sim_lose(struct sim *sim, size_t shard, int kind);
 
 uint64_t sim_shard_epoch(const struct sim *sim, size_t shard);
 size_t sim_shard_of(uint32_t slot, uint64_t feasign, size_t shards);
-size_t sim_lost(const struct sim *sim); /* messages dropped so far */
 
 #endif
