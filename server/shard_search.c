@@ -194,8 +194,11 @@ dimfit_err shard_commit(struct shard *shard, const struct shard_message *in,
                        (unsigned long long)epoch);
     const dimfit_err err = table_change(shard->table, shard->prepared_change,
                                         shard->prepared_layout, detail);
-    if (err != DIMFIT_OK)
+    if (err != DIMFIT_OK) {
+        /* Some slots may have their new width: what was scored at the old one is of no use. */
+        score_restart(shard->score, false, false);
         return err;
+    }
     layout_destroy(&shard->layout);
     shard->layout = shard->prepared_layout;
     shard->prepared_layout = NULL;
