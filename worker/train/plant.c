@@ -24,15 +24,17 @@ enum { CALIBRATION = 20000 }; /* impressions the spreads are measured on */
 /* Purposes of the seed. */
 enum { SEED_ORDER = 1, SEED_CALIBRATION, SEED_SLOT = 100 };
 
+/* How often a feasign of a slot is seen tells nothing of the slot's rank: the widest is one that earns
+ * its width. */
 static const struct {
     unsigned rank;
     char letter;
     uint32_t feasigns;
 } kinds[PLANT_SLOTS] = {
-    {8, 'a', 50000}, {2, 'a', 50000}, {0, 'a', 200000}, {8, 'b', 5000}, {2, 'b', 10000},
-    {0, 'b', 50000}, {8, 'c', 1000},  {2, 'c', 2000},   {0, 'c', 3000}, {8, 'd', 400},
-    {2, 'd', 200},   {0, 'd', 300},   {8, 'e', 100},    {2, 'e', 60},   {0, 'e', 50},
-    {8, 'f', 24},    {2, 'f', 8},     {0, 'f', 12},     {2, 'g', 2},    {0, 'g', 4},
+    {8, 'a', 200000}, {2, 'a', 50000}, {0, 'a', 50000}, {8, 'b', 20000}, {2, 'b', 10000},
+    {0, 'b', 20000},  {8, 'c', 1000},  {2, 'c', 2000},  {0, 'c', 3000},  {8, 'd', 400},
+    {2, 'd', 200},    {0, 'd', 300},   {8, 'e', 100},   {2, 'e', 60},    {0, 'e', 50},
+    {8, 'f', 24},     {2, 'f', 8},     {0, 'f', 12},    {2, 'g', 2},     {0, 'g', 4},
 };
 
 static void make_popularity(struct plant_slot *slot) {
