@@ -24,8 +24,8 @@ enum { CALIBRATION = 20000 }; /* impressions the spreads are measured on */
 /* Purposes of the seed. */
 enum { SEED_ORDER = 1, SEED_CALIBRATION, SEED_SLOT = 100 };
 
-/* How often a feasign of a slot is seen tells nothing of the slot's rank: the widest is one that earns
- * its width. */
+/* How often a feasign of a slot is seen tells nothing of the slot's rank: the widest is one that
+ * earns its width. */
 static const struct {
     unsigned rank;
     char letter;
