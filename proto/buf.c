@@ -11,11 +11,6 @@ void buf_fini(struct buf *buf) {
     *buf = (struct buf){0};
 }
 
-void buf_clear(struct buf *buf) {
-    buf->len = 0;
-    buf->failed = false;
-}
-
 dimfit_err buf_status(const struct buf *buf) {
     return buf->failed ? DIMFIT_ERR_NOMEM : DIMFIT_OK;
 }

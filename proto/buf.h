@@ -19,7 +19,6 @@ struct buf {
 
 void buf_init(struct buf *buf);
 void buf_fini(struct buf *buf);
-void buf_clear(struct buf *buf); /* len = 0, memory kept */
 dimfit_err buf_status(const struct buf *buf) MUST_CHECK;
 
 void buf_put(struct buf *buf, const void *bytes, size_t len);

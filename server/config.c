@@ -99,20 +99,6 @@ void config_fini(struct config *config) {
     config->n_slots = 0;
 }
 
-void config_slot(const struct config *config, uint32_t id, const char *name, uint32_t dim,
-                 struct layout_slot *out) {
-    *out = config->defaults;
-    out->id = id;
-    if (dim != 0)
-        out->dim = dim;
-    if (out->width == 0 || out->width > out->dim)
-        out->width = out->dim;
-    if (name != NULL)
-        snprintf(out->name, sizeof out->name, "%s", name);
-    else
-        snprintf(out->name, sizeof out->name, "slot%u", (unsigned)id);
-}
-
 static void print_origin(const struct config *config, const struct setting *setting,
                          const struct config_origin *origin, FILE *out) {
     switch (origin->source) {

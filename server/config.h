@@ -143,9 +143,4 @@ dimfit_err config_parse_args(int argc, char **argv, struct config *config,
 /* The configuration in force as YAML that config_read_file() takes, each value with its origin. */
 void config_print(const struct config *config, FILE *out);
 
-/* What a slot declared by a worker starts from: the defaults, with this id, name, and dim (0: the
- * default one); the default width is cut to dim. The name is copied; NULL is slot<ID>. */
-void config_slot(const struct config *config, uint32_t id, const char *name, uint32_t dim,
-                 struct layout_slot *out);
-
 #endif

@@ -326,15 +326,19 @@ static dimfit_err parse_request(const json_t *args, struct plan_request *r, cons
 }
 
 static void score_started(struct coordinator *c, struct op *op) {
-    if (c->search.phase == PHASE_SCORING && op->command.tag == c->search.id && op->err != DIMFIT_OK)
-        search_fail(c, op->err, &op->detail);
+    /* By now it may have been aborted, and another one begun that its shards do not score for yet.
+     */
+    const bool ours = c->search.phase == PHASE_SCORING && op->command.tag == c->search.id;
     if (op->err != DIMFIT_OK) {
+        if (ours)
+            search_fail(c, op->err, &op->detail);
         coordinator_answer(c, &op->asker, op->err, &op->detail, NULL, 0);
         return;
     }
-    if (op->command.tag == c->search.id)
+    if (ours) {
         c->search.scoring = true;
-    search_answer_scorers(c);
+        search_answer_scorers(c);
+    }
     admin_answer(c, &op->asker, search_status_json(c));
 }
 

@@ -194,7 +194,7 @@ static void put_cluster(const struct fake *f, struct buf *out) {
     cluster_map_encode(f->map, &part);
     buf_put_u64(out, part.len);
     buf_put(out, part.data, part.len);
-    buf_clear(&part);
+    buf_fini(&part);
     layout_encode(f->layout, &part);
     buf_put_u64(out, part.len);
     buf_put(out, part.data, part.len);

@@ -320,22 +320,6 @@ static void the_strategies_folder_can_come_from_the_environment(void **state) {
     config_fini(&config);
 }
 
-static void a_declared_slot_starts_from_the_defaults(void **state) {
-    struct config config;
-    struct layout_slot slot;
-    config_init(&config);
-    config_slot(&config, 12, NULL, 0, &slot);
-    assert_string_equal(slot.name, "slot12");
-    assert_int_equal(slot.dim, 16);
-    assert_int_equal(slot.width, 16);
-    config_slot(&config, 13, "ad", 1, &slot);
-    assert_string_equal(slot.name, "ad");
-    assert_int_equal(slot.id, 13);
-    assert_int_equal(slot.dim, 1);
-    assert_int_equal(slot.width, 1);
-    config_fini(&config);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_the_documented_ones),
@@ -354,7 +338,6 @@ int main(void) {
         cmocka_unit_test(the_printed_configuration_tells_where_values_came_from),
         cmocka_unit_test(the_printed_configuration_reads_back_the_same),
         cmocka_unit_test(the_strategies_folder_can_come_from_the_environment),
-        cmocka_unit_test(a_declared_slot_starts_from_the_defaults),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }
