@@ -4,8 +4,8 @@
 #include <stdlib.h>
 
 enum {
-    LAYOUT_MAGIC = 0x314c6664, /* "dfL1" */
-    SLOT_BYTES_MIN = 39,       /* an encoded slot with a name of one byte and width 0 */
+    LAYOUT_MAGIC = 0x324c6664, /* "dfL2" */
+    SLOT_BYTES_MIN = 56,       /* an encoded slot with a name of one byte and width 0 */
 };
 
 const char *optimizer_name(enum optimizer_kind kind) {
@@ -127,7 +127,7 @@ static dimfit_err slot_check(const struct layout_slot *slot, dimfit_err bad,
     if (!at_least_zero(slot->init_scale))
         return err_set(detail, bad, "slot %u: init_scale %g must be finite and >= 0", slot->id,
                        (double)slot->init_scale);
-    return DIMFIT_OK;
+    return retention_check(&slot->retention, slot->id, bad, detail);
 }
 
 void layout_slot_fini(struct layout_slot *slot) {
@@ -244,7 +244,9 @@ const struct layout_slot *layout_find(const struct layout *layout, uint32_t id) 
 
 static dimfit_err check_new(const struct layout *layout, const struct layout_slot *spec,
                             struct err_detail *detail) {
-    const dimfit_err err = slot_check(spec, DIMFIT_ERR_INVALID, detail);
+    struct layout_slot whole = *spec;
+    retention_complete(&whole.retention);
+    const dimfit_err err = slot_check(&whole, DIMFIT_ERR_INVALID, detail);
     if (err != DIMFIT_OK)
         return err;
     if (spec->width < 1)
@@ -282,6 +284,7 @@ dimfit_err layout_add_slot(struct layout *layout, const struct layout_slot *spec
             (layout->n_slots - at) * sizeof *layout->slots);
     struct layout_slot *const slot = &layout->slots[at];
     *slot = *spec;
+    retention_complete(&slot->retention);
     slot->axes = axes;
     slot->basis = slot->mean = slot->init_map = slot->init_shift = NULL;
     layout->n_slots++;
@@ -358,6 +361,7 @@ void layout_slot_encode(const struct layout_slot *slot, struct buf *out) {
     buf_put_f32(out, slot->optimizer.beta2);
     buf_put_u8(out, (uint8_t)slot->init);
     buf_put_f32(out, slot->init_scale);
+    retention_encode(&slot->retention, out);
     buf_put_u8(out, slot->axes == NULL);
     if (slot->axes != NULL) {
         buf_put(out, slot->axes, w * sizeof *slot->axes);
@@ -448,6 +452,7 @@ dimfit_err layout_slot_decode(struct reader *in, struct layout_slot *out,
     slot.optimizer.beta2 = reader_f32(in);
     slot.init = reader_u8(in);
     slot.init_scale = reader_f32(in);
+    retention_decode(in, &slot.retention);
     const bool dense = read_flag(in);
     if (in->failed)
         return DIMFIT_ERR_PROTOCOL;

@@ -19,6 +19,7 @@
 
 #include "proto/base.h"
 #include "proto/buf.h"
+#include "proto/retention.h"
 
 enum {
     LAYOUT_NAME_MAX = 63,
@@ -65,6 +66,7 @@ struct layout_slot {
     struct optimizer optimizer;
     enum init_kind init;
     float init_scale;
+    struct retention retention;
 
     uint16_t *axes;     /* [width], ascending not required; NULL when the basis is dense */
     double *basis;      /* [dim][width], NULL with axes */
@@ -95,8 +97,9 @@ void layout_destroy(struct layout **layout);
 dimfit_err layout_copy(const struct layout *layout, struct layout **out) MUST_CHECK;
 
 /* Add a slot as it starts: axes 0 .. width-1. Copies what it needs of *spec (its pointers are
- * ignored). EXISTS when the id or a different slot's name is there; INVALID for a dim, width, name
- * or setting out of range, the detail naming slot and field. */
+ * ignored; its retention is completed, retention_complete()). EXISTS when the id or a different
+ * slot's name is there; INVALID for a dim, width, name or setting out of range, the detail naming
+ * slot and field. */
 dimfit_err layout_add_slot(struct layout *layout, const struct layout_slot *spec,
                            struct err_detail *detail) MUST_CHECK;
 

@@ -50,6 +50,7 @@ size_t wire_encode(const struct wire_header *header, uint8_t *out) {
     m.name = name;
     m.tag = header->tag;
     m.timeout_ms = header->timeout_ms;
+    m.day = header->day;
 
     _Static_assert(sizeof detail.text + sizeof name + 256 <= WIRE_HEADER_MAX,
                    "all fields at their longest fit a header frame");
@@ -110,6 +111,7 @@ dimfit_err wire_decode(const void *bytes, size_t len, struct wire_header *out,
         .status = m->status,
         .mode = m->mode,
         .timeout_ms = m->timeout_ms,
+        .day = m->day,
         .request = m->request,
         .client = m->client,
         .incarnation = m->incarnation,

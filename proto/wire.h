@@ -46,7 +46,10 @@ enum {
     X(52, PREPARE)     /* tag: new epoch; body: change + layout; moves nothing */                  \
     X(53, COMMIT)      /* tag: new epoch; switches */                                              \
     X(54, DISCARD)     /* tag: new epoch; forgets what was prepared */                             \
-    X(55, STOP)        /* shut down */
+    X(55, STOP)        /* shut down */                                                             \
+    X(56, SHRINK)      /* tag: its number, step: the day, mode: SHRINK_DRY_RUN; body: rules        \
+                          (proto/shrink.h); reply: status at once, the work goes on in slices; the \
+                          number again: nothing more. How far it is stands in the figures */
 
 enum wire_kind {
 #define WIRE_KIND_ENUM(num, name) WIRE_##name = (num),
@@ -85,6 +88,8 @@ enum wire_mode {
     GATHER_SCORES = 1 << 0,
     GATHER_MOMENTS = 1 << 1, /* sums over the stored rows: r, r^T r, plain and count-weighted */
     GATHER_FIGURES = 1 << 2, /* instead: encoded struct shard_figures */
+
+    SHRINK_DRY_RUN = 1 << 0, /* count what would go, change nothing */
 };
 
 struct wire_header {
@@ -93,6 +98,7 @@ struct wire_header {
     enum wire_phase phase;
     dimfit_err status;
     uint32_t mode, timeout_ms;
+    uint32_t day; /* of a push: days since 1970-01-01 (UTC), 0 unknown */
     uint64_t request, client, incarnation, seq, epoch, step, samples, tag;
     char name[WIRE_NAME_MAX + 1];
     struct err_detail detail;

@@ -82,6 +82,11 @@ static const char *lifelong_difference(const struct layout_slot *a, const struct
         return "init or init_scale";
     if (a->search != b->search)
         return "search";
+    struct retention wanted = a->retention;
+    retention_complete(&wanted);
+    const char *const kept = retention_difference(&wanted, &b->retention);
+    if (kept != NULL)
+        return kept;
     return strcmp(a->name, b->name) != 0 ? "name" : NULL;
 }
 

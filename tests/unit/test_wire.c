@@ -16,6 +16,7 @@ static struct wire_header full(void) {
         .status = DIMFIT_ERR_STALE_EPOCH,
         .mode = PUSH_TRAIN | PUSH_SCORE,
         .timeout_ms = 1234,
+        .day = UINT32_MAX,
         .request = UINT64_MAX,
         .client = 0x0123456789abcdef,
         .incarnation = UINT64_MAX - 1,
