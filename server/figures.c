@@ -34,6 +34,10 @@ void table_figures_add(struct table_figures *into, const struct table_figures *p
     into->counter_bytes += part->counter_bytes;
     into->index_bytes += part->index_bytes;
     into->slab_bytes += part->slab_bytes;
+    into->pending += part->pending;
+    into->evicted += part->evicted;
+    into->expired_rows += part->expired_rows;
+    into->expired_pending += part->expired_pending;
 }
 
 void shard_figures_encode(const struct shard_figures *figures, struct buf *out) {
@@ -41,6 +45,7 @@ void shard_figures_encode(const struct shard_figures *figures, struct buf *out) 
     buf_put_u64(out, figures->epoch);
     buf_put_u32(out, COUNTERS_SIZE);
     buf_put(out, &figures->counters, COUNTERS_SIZE);
+    buf_put(out, &figures->shrink, sizeof figures->shrink);
     buf_put_u64(out, p->pid);
     buf_put_u64(out, p->resident_bytes);
     buf_put_u64(out, p->jemalloc_allocated);
@@ -60,6 +65,7 @@ dimfit_err shard_figures_decode(const void *bytes, size_t len, struct shard_figu
     if (reader_u32(&r) != COUNTERS_SIZE)
         return DIMFIT_ERR_PROTOCOL;
     reader_copy(&r, &f.counters, COUNTERS_SIZE);
+    reader_copy(&r, &f.shrink, sizeof f.shrink);
     f.process.pid = reader_u64(&r);
     f.process.resident_bytes = reader_u64(&r);
     f.process.jemalloc_allocated = reader_u64(&r);

@@ -15,6 +15,9 @@
     X(keys_pulled)                                                                                 \
     X(keys_pushed)                                                                                 \
     X(keys_scored)                                                                                 \
+    X(keys_pending)    /* pushed for a feasign that has no row yet: counted, nothing else */       \
+    X(rows_evicted)    /* by shrinks */                                                            \
+    X(pending_evicted) /* feasigns without a row that shrinks forgot */                            \
     X(dense_requests)                                                                              \
     X(repeats)   /* pushes recognised as repeated and answered from the record */                  \
     X(stale)     /* requests of an older epoch, answered with the layout */                        \
@@ -41,8 +44,19 @@ struct slot_figures {
     struct table_figures table;
 };
 
+/* The last shrink, under way or done. A dry run counts what it would have evicted. */
+struct shrink_figures {
+    uint64_t number;            /* 0: there was none */
+    uint64_t running, dry_run;  /* 0 or 1 */
+    uint64_t slots, slots_done; /* those it has rules for */
+    uint64_t keys, keys_done;   /* stored and pending feasigns: in those slots when it began,
+                                   looked at so far (more when tables grew meanwhile) */
+    uint64_t rows_evicted, pending_evicted;
+};
+
 struct shard_figures {
     uint64_t epoch;
+    struct shrink_figures shrink;
     struct shard_counters counters;
     struct process_figures process;
     size_t n_slots;

@@ -29,6 +29,9 @@ struct table_figures {
     uint64_t rows;
     uint64_t value_bytes, state_bytes, counter_bytes; /* rows * width * 4, ...: what rows use */
     uint64_t index_bytes, slab_bytes;                 /* what is allocated */
+    uint64_t pending;                       /* feasigns shown, but not often enough for a row */
+    uint64_t evicted;                       /* rows, by shrinks so far */
+    uint64_t expired_rows, expired_pending; /* by the last shrink, or what its dry run would have */
 };
 
 dimfit_err table_new(uint64_t seed, struct table **out) MUST_CHECK;
