@@ -10,11 +10,14 @@ enum {
     DIRECTORY_BITS_MAX = 22,  /* bits 32 .. 53 of the hash: those above are alike within a shard */
     DIRECTORY_FREE = 1 << 16, /* entries that need no reason; beyond them */
     DIRECTORY_SPREAD = 16,    /* so many a segment: keys made to collide must not inflate it */
+    FREE_BITS = 64,           /* a word of the map of free pages */
 };
 
 struct index_segment {
     uint32_t count;
-    uint32_t depth; /* hash bits that all its keys share */
+    uint32_t depth;   /* hash bits that all its keys share, */
+    uint32_t entry;   /* and they: its first directory entry */
+    uint64_t version; /* of the index when its buckets moved last */
 };
 
 struct index_spare {
@@ -25,8 +28,13 @@ struct index_spare {
 static void pages_init(struct index *index, uint32_t page_bits) {
     slab_init(&index->pages, (sizeof(struct index_bucket) / sizeof(float)) << page_bits);
     index->page_bits = page_bits;
-    index->n_pages = 0;
-    index->free_page = INDEX_NONE;
+    index->n_pages = index->n_free = index->free_from = index->cap_free = 0;
+    index->free = NULL;
+}
+
+static void pages_fini(struct index *index) {
+    slab_fini(&index->pages);
+    free(index->free);
 }
 
 void index_init(struct index *index, uint32_t slot) {
@@ -35,7 +43,7 @@ void index_init(struct index *index, uint32_t slot) {
 }
 
 void index_fini(struct index *index) {
-    slab_fini(&index->pages);
+    pages_fini(index);
     free(index->places);
     free(index->segments);
     free(index->spare);
@@ -45,25 +53,57 @@ void index_fini(struct index *index) {
 uint64_t index_bytes(const struct index *index) {
     const uint64_t entries = index->places != NULL ? (uint64_t)index->mask + 1 : 0;
     return slab_bytes(&index->pages) + entries * sizeof *index->places +
-           index->cap_segments * sizeof *index->segments + index->cap_spare * sizeof *index->spare;
+           index->cap_segments * sizeof *index->segments + index->cap_free * sizeof *index->free +
+           index->cap_spare * sizeof *index->spare;
 }
 
 static void page_free(struct index *index, uint32_t page) {
-    memcpy(slab_row(&index->pages, page), &index->free_page, sizeof page);
-    index->free_page = page;
+    const uint32_t word = page / FREE_BITS;
+    index->free[word] |= (uint64_t)1 << page % FREE_BITS;
+    index->n_free++;
+    if (word < index->free_from)
+        index->free_from = word;
+}
+
+static bool page_add(struct index *index) {
+    if (slab_reserve(&index->pages, (uint64_t)index->n_pages + 1) != DIMFIT_OK)
+        return false;
+    if (index->n_pages == index->cap_free * FREE_BITS) {
+        const uint32_t cap = index->cap_free ? 2 * index->cap_free : 1;
+        uint64_t *const grown = realloc(index->free, cap * sizeof *grown);
+        if (grown == NULL)
+            return false;
+        memset(grown + index->cap_free, 0, (cap - index->cap_free) * sizeof *grown);
+        index->free = grown;
+        index->cap_free = cap;
+    }
+    page_free(index, index->n_pages++);
+    return true;
+}
+
+/* The lowest free one, as it is. */
+static bool page_take(struct index *index, uint32_t *out) {
+    if (index->n_free == 0 && !page_add(index))
+        return false;
+    uint32_t word = index->free_from;
+    while (index->free[word] == 0)
+        word++;
+    const uint32_t bit = (uint32_t)__builtin_ctzll(index->free[word]);
+    index->free[word] &= index->free[word] - 1;
+    index->free_from = word;
+    index->n_free--;
+    *out = word * FREE_BITS + bit;
+    return true;
+}
+
+static size_t page_bytes(const struct index *index) {
+    return sizeof(struct index_bucket) << index->page_bits;
 }
 
 static bool page_new(struct index *index, uint32_t *out) {
-    uint32_t page = index->free_page;
-    if (page == INDEX_NONE) {
-        if (slab_reserve(&index->pages, (uint64_t)index->n_pages + 1) != DIMFIT_OK)
-            return false;
-        page = index->n_pages++;
-    } else {
-        memcpy(&index->free_page, slab_row(&index->pages, page), sizeof page);
-    }
-    memset(slab_row(&index->pages, page), 0, sizeof(struct index_bucket) << index->page_bits);
-    *out = page;
+    if (!page_take(index, out))
+        return false;
+    memset(slab_row(&index->pages, *out), 0, page_bytes(index));
     return true;
 }
 
@@ -141,12 +181,13 @@ static void point(struct index *index, uint32_t entry, uint32_t depth, struct in
     const uint64_t step = (uint64_t)1 << depth;
     for (uint64_t i = entry & (step - 1); i <= index->mask; i += step)
         index->places[i] = place;
+    index->segments[place.segment].version = ++index->version;
 }
 
-static bool segment_add_page(struct index *index, uint32_t entry) {
+static bool segment_rebuild(struct index *index, uint32_t entry, uint32_t n_pages) {
     const struct index_place old = index->places[entry];
     struct index_place new;
-    if (!place_new(index, place_pages(index, &old) + 1, old.segment, &new))
+    if (!place_new(index, n_pages, old.segment, &new))
         return false;
     rehash(index, &old, index, &new, &new, 0);
     point(index, entry, index->segments[old.segment].depth, new);
@@ -160,13 +201,13 @@ static bool pages_double(struct index *index) {
     struct index_place place;
     pages_init(&new, index->page_bits + 1);
     if (!place_new(&new, SPLIT_START, 0, &place)) {
-        slab_fini(&new.pages);
+        pages_fini(&new);
         return false;
     }
     rehash(index, &index->places[0], &new, &place, &place, 0);
-    slab_fini(&index->pages);
+    pages_fini(index);
     *index = new;
-    index->places[0] = place;
+    point(index, 0, 0, place);
     return true;
 }
 
@@ -202,9 +243,8 @@ static bool may_deepen(const struct index *index, uint32_t depth) {
             2 * entries <= (uint64_t)DIRECTORY_SPREAD * index->n_segments);
 }
 
-/* Pages that so many keys start with; a half that the bit hardly relieves takes all. */
-static uint32_t split_pages(const struct index *index, uint32_t count) {
-    uint32_t n = SPLIT_START;
+/* Pages for so many keys, n at least; a half that the bit hardly relieves takes all. */
+static uint32_t pages_for(const struct index *index, uint32_t count, uint32_t n) {
     while (n < INDEX_PAGES && (n << index->page_bits) * LIMIT_KEYS / LIMIT_BUCKETS <= count)
         n++;
     return n;
@@ -221,18 +261,19 @@ static bool segment_split(struct index *index, uint32_t entry) {
     const uint32_t n_high = count_high(index, &old, bit);
     const uint32_t n_low = index->segments[old.segment].count - n_high;
     struct index_place low, high;
-    if (!place_new(index, split_pages(index, n_low), old.segment, &low))
+    if (!place_new(index, pages_for(index, n_low, SPLIT_START), old.segment, &low))
         return false;
-    if (!place_new(index, split_pages(index, n_high), index->n_segments, &high)) {
+    if (!place_new(index, pages_for(index, n_high, SPLIT_START), index->n_segments, &high)) {
         place_free(index, &low);
         return false;
     }
     rehash(index, &old, index, &low, &high, bit);
-    index->segments[low.segment] = (struct index_segment){n_low, depth + 1};
-    index->segments[high.segment] = (struct index_segment){n_high, depth + 1};
+    const uint32_t first = index->segments[old.segment].entry;
+    index->segments[low.segment] = (struct index_segment){n_low, depth + 1, first, 0};
+    index->segments[high.segment] = (struct index_segment){n_high, depth + 1, first | bit, 0};
     index->n_segments++;
-    point(index, entry & ~bit, depth + 1, low);
-    point(index, entry | bit, depth + 1, high);
+    point(index, first, depth + 1, low);
+    point(index, first | bit, depth + 1, high);
     place_free(index, &old);
     return true;
 }
@@ -242,7 +283,7 @@ static bool segment_grow(struct index *index, uint64_t hash) {
     const uint32_t entry = (uint32_t)(hash >> 32) & index->mask;
     const struct index_place *const place = &index->places[entry];
     if (place_pages(index, place) < INDEX_PAGES)
-        return segment_add_page(index, entry);
+        return segment_rebuild(index, entry, place_pages(index, place) + 1);
     if (index->n_segments == 1 && index->page_bits < PAGE_BITS_MAX)
         return pages_double(index);
     return may_deepen(index, index->segments[place->segment].depth) && segment_split(index, entry);
@@ -270,6 +311,7 @@ static bool put(struct index *index, uint64_t key, uint64_t hash, uint32_t row) 
         return false;
     place_put(index, place, key, hash, row);
     index->segments[place->segment].count++;
+    index->n_keys++;
     return true;
 }
 
@@ -314,23 +356,119 @@ void index_fetch_far(const struct index *index, uint64_t hash) {
         __builtin_prefetch(index_bucket(index, place, next_number(place, home)));
 }
 
-uint32_t index_find(const struct index *index, uint64_t key, uint64_t hash) {
+static const uint32_t *find(const struct index *index, uint64_t key, uint64_t hash) {
     if (index->n_segments == 0)
-        return INDEX_NONE;
+        return NULL;
     const struct index_place *const place = index_place(index, hash);
     uint32_t number = index_number(place, hash);
     for (uint32_t i = 0; i < place->n_buckets; i++) {
         const struct index_bucket *const bucket = index_bucket(index, place, number);
-        const uint32_t row = index_find_home(bucket, key);
-        if (row != INDEX_NONE)
-            return row;
+        const unsigned match = index_match(bucket, key);
+        if (match != 0)
+            return &bucket->rows[__builtin_ctz(match)];
         if (!bucket->passed)
             break;
         number = next_number(place, number);
     }
     for (size_t i = 0; i < index->n_spare; i++) {
         if (index->spare[i].key == key)
-            return index->spare[i].row;
+            return &index->spare[i].row;
     }
-    return INDEX_NONE;
+    return NULL;
+}
+
+uint32_t index_find(const struct index *index, uint64_t key, uint64_t hash) {
+    const uint32_t *const row = find(index, key, hash);
+    return row != NULL ? *row : INDEX_NONE;
+}
+
+uint32_t *index_value(struct index *index, uint64_t key, uint64_t hash) {
+    return (uint32_t *)find(index, key, hash);
+}
+
+/* ---- walks ----------------------------------------------------------------------------------- */
+
+struct index_bucket *index_walk_next(struct index *index, struct index_walk *walk) {
+    if (walk->segment >= index->n_segments)
+        return NULL;
+    const struct index_segment *const segment = &index->segments[walk->segment];
+    if (walk->version != segment->version) {
+        walk->version = segment->version;
+        walk->bucket = 0;
+    }
+    const struct index_place *const place = &index->places[segment->entry];
+    return walk->bucket < place->n_buckets ? index_bucket(index, place, walk->bucket++) : NULL;
+}
+
+/* The key's bucket may have passed others on; that stays, as does the order of the search. */
+void index_walk_remove(struct index *index, const struct index_walk *walk,
+                       struct index_bucket *bucket, unsigned i) {
+    base_assert(i < bucket->count);
+    bucket->count--;
+    bucket->keys[i] = bucket->keys[bucket->count];
+    bucket->rows[i] = bucket->rows[bucket->count];
+    index->segments[walk->segment].count--;
+    index->n_keys--;
+}
+
+bool index_walk_leave(struct index *index, struct index_walk *walk) {
+    if (walk->segment < index->n_segments) {
+        const struct index_segment *const segment = &index->segments[walk->segment];
+        const uint32_t n = pages_for(index, segment->count, 1);
+        /* Without memory for the smaller one the larger one stays. */
+        if (n < place_pages(index, &index->places[segment->entry]))
+            (void)segment_rebuild(index, segment->entry, n);
+        walk->segment++;
+        walk->bucket = 0;
+        walk->version = 0;
+    }
+    return walk->segment < index->n_segments;
+}
+
+/* Pages are as many as are in use once all numbers below that are: any above has a free one to move
+ * to. */
+static void segment_compact(struct index *index, uint32_t number) {
+    const struct index_segment *const segment = &index->segments[number];
+    const uint32_t n_used = index->n_pages - index->n_free;
+    struct index_place place = index->places[segment->entry];
+    bool moved = false;
+    for (uint32_t i = 0; i < place_pages(index, &place); i++) {
+        const uint32_t from = place.pages[i];
+        uint32_t to;
+        if (from < n_used || !page_take(index, &to))
+            continue;
+        memcpy(slab_row(&index->pages, to), slab_row(&index->pages, from), page_bytes(index));
+        place.pages[i] = to;
+        page_free(index, from);
+        moved = true;
+    }
+    if (moved)
+        point(index, segment->entry, segment->depth, place);
+}
+
+static bool is_free(const struct index *index, uint32_t page) {
+    return (index->free[page / FREE_BITS] >> page % FREE_BITS & 1) != 0;
+}
+
+static void release(struct index *index) {
+    if (index->n_keys == 0 && index->n_spare == 0) {
+        index_fini(index);
+        return;
+    }
+    while (is_free(index, index->n_pages - 1)) {
+        index->n_pages--;
+        index->n_free--;
+        index->free[index->n_pages / FREE_BITS] &= ~((uint64_t)1 << index->n_pages % FREE_BITS);
+    }
+    slab_truncate(&index->pages, index->n_pages);
+}
+
+bool index_compact(struct index *index, uint32_t *segment) {
+    if (*segment < index->n_segments) {
+        segment_compact(index, (*segment)++);
+        return true;
+    }
+    if (index->n_segments > 0)
+        release(index);
+    return false;
 }

@@ -6,7 +6,12 @@
  * A segment grows by itself, a page at a time, and splits in two at eight: an insertion never waits
  * for more than one segment's rehash, and the load stays between 60 % and 75 % however many keys
  * there are. While there is one segment, it is the pages that grow. Any 64-bit value is a legal
- * key. Nothing is ever removed.
+ * key. A value below INDEX_PENDING is a row number; those from there on are the owner's marks for
+ * keys without a row.
+ *
+ * Keys are removed by a walk, which goes over all of them in slices while others are put. A segment
+ * that lost keys gives pages back, down to one; a second walk then moves the pages together, so
+ * that the memory behind them goes back to the system.
  *
  * A caller hashes a batch first, which starts the loads of the buckets, and looks keys up after
  * that. Owned by one thread.
@@ -21,7 +26,8 @@ enum {
     INDEX_KEYS = 5,  /* a bucket */
     INDEX_PAGES = 8, /* a segment */
 };
-#define INDEX_NONE UINT32_MAX
+#define INDEX_PENDING 0x80000000u
+#define INDEX_NONE    UINT32_MAX
 
 /*
  *   0        8                       40           60      61        62    64
@@ -50,11 +56,16 @@ struct index {
     uint32_t mask;
     uint32_t page_bits; /* a page has 1 << page_bits buckets */
     struct slab pages;
-    uint32_t slot;      /* seeds the hash */
-    uint32_t n_pages;   /* handed out so far */
-    uint32_t free_page; /* first of a chain, INDEX_NONE: none */
-    struct index_segment *segments;
+    uint32_t slot;    /* seeds the hash */
+    uint32_t n_pages; /* up to the last one in use */
+    uint32_t n_free;  /* of them; the lowest is handed out first */
+    uint32_t free_from;
+    uint64_t *free; /* [cap_free] a bit a page; none is set in the words below free_from */
+    uint32_t cap_free;
     uint32_t n_segments, cap_segments;
+    struct index_segment *segments;
+    uint64_t n_keys;
+    uint64_t version;          /* counts what moves buckets */
     struct index_spare *spare; /* takes keys when a full segment finds no memory to grow */
     size_t n_spare, cap_spare;
 };
@@ -68,6 +79,30 @@ dimfit_err index_reserve(struct index *index, size_t n) MUST_CHECK;
 
 /* Add a key that is not there, within what was reserved. row < INDEX_NONE. Buckets may move. */
 void index_put(struct index *index, uint64_t key, uint64_t hash, uint32_t row);
+
+/* The value of a key, to be changed in place; NULL when it is not there. Valid until the next
+ * index_put(). */
+uint32_t *index_value(struct index *index, uint64_t key, uint64_t hash);
+
+/* A walk, from {0}. It may pause for any time while keys are put. What was there all the time is
+ * seen at least once, twice where a segment grew meanwhile; what was put may be missed, and so are
+ * keys that wait for memory (index_reserve()). */
+struct index_walk {
+    uint32_t segment, bucket; /* the next ones */
+    uint64_t version;         /* of the segment when its first bucket was taken */
+};
+/* The next bucket of the segment, NULL when it is through. */
+struct index_bucket *index_walk_next(struct index *index, struct index_walk *walk);
+/* Remove the i-th key of the bucket that index_walk_next() gave last or, since then, others of the
+ * same segment. The last key of the bucket takes its place. */
+void index_walk_remove(struct index *index, const struct index_walk *walk,
+                       struct index_bucket *bucket, unsigned i);
+/* Leave a segment that is through, with as few pages as its keys need. False: it was the last. */
+bool index_walk_leave(struct index *index, struct index_walk *walk);
+
+/* One segment's part of moving pages together, *segment counting up from 0; at the end what is free
+ * behind them is given back. False: that was the end. No other walk may be under way. */
+bool index_compact(struct index *index, uint32_t *segment);
 
 /* What is allocated. */
 uint64_t index_bytes(const struct index *index);

@@ -135,6 +135,11 @@ dimfit_err slab_reserve(struct slab *slab, uint64_t rows) {
     return DIMFIT_OK;
 }
 
+void slab_truncate(struct slab *slab, uint64_t rows) {
+    while (slab->n_chunks > 1 && (uint64_t)(slab->n_chunks - 1) * slab->chunk_rows >= rows)
+        chunk_free(slab->chunks[--slab->n_chunks]);
+}
+
 uint64_t slab_bytes(const struct slab *slab) {
     if (slab->n_chunks == 0)
         return 0;

@@ -156,6 +156,156 @@ static void reserved_keys_are_kept_when_no_memory_is_left_to_grow(void **state) 
     index_fini(&index);
 }
 
+static void a_value_can_be_changed_in_place(void **state) {
+    struct index index;
+    index_init(&index, 8);
+    assert_null(index_value(&index, 1, index_hash(&index, 1)));
+    for (uint32_t i = 0; i < 20000; i++)
+        put(&index, mix(i), INDEX_PENDING | i);
+    assert_null(index_value(&index, 1, index_hash(&index, 1)));
+    for (uint32_t i = 0; i < 20000; i += 3)
+        *index_value(&index, mix(i), index_hash(&index, mix(i))) = i;
+    for (uint32_t i = 0; i < 20000; i++)
+        assert_int_equal(find(&index, mix(i)), i % 3 == 0 ? i : INDEX_PENDING | i);
+    index_fini(&index);
+}
+
+/* Key mix(i) has row i. */
+struct scene {
+    struct index index;
+    bool *there, *before, *seen; /* now, when the walk began, by the walk */
+    uint64_t random;
+};
+
+enum { SCENE_KEYS = 60000 };
+
+static uint64_t draw(struct scene *s) {
+    return mix(s->random += 0x9e3779b97f4a7c15);
+}
+
+static void put_some(struct scene *s, size_t n) {
+    for (size_t k = 0; k < n; k++) {
+        const uint32_t i = (uint32_t)(draw(s) % SCENE_KEYS);
+        assert_int_equal(find(&s->index, mix(i)), s->there[i] ? i : INDEX_NONE);
+        if (!s->there[i])
+            put(&s->index, mix(i), i);
+        s->there[i] = true;
+    }
+}
+
+/* Every key has this chance in 256 to go. */
+static void walk_some(struct scene *s, struct index_bucket *bucket, const struct index_walk *walk,
+                      unsigned chance) {
+    for (unsigned k = bucket->count; k-- > 0;) {
+        const uint32_t i = bucket->rows[k];
+        assert_true(s->there[i] && bucket->keys[k] == mix(i));
+        s->seen[i] = true;
+        if (draw(s) % 256 >= chance)
+            continue;
+        index_walk_remove(&s->index, walk, bucket, k);
+        s->there[i] = false;
+    }
+}
+
+static void check(struct scene *s) {
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < SCENE_KEYS; i++) {
+        assert_int_equal(find(&s->index, mix(i)), s->there[i] ? i : INDEX_NONE);
+        n += s->there[i];
+    }
+    assert_int_equal(s->index.n_keys, n);
+}
+
+static void walk_all(struct scene *s, unsigned chance, size_t puts) {
+    struct index_walk walk = {0};
+    memcpy(s->before, s->there, SCENE_KEYS * sizeof *s->before);
+    memset(s->seen, 0, SCENE_KEYS * sizeof *s->seen);
+    do {
+        struct index_bucket *bucket;
+        while ((bucket = index_walk_next(&s->index, &walk)) != NULL) {
+            walk_some(s, bucket, &walk, chance);
+            if (draw(s) % 32 == 0)
+                put_some(s, puts);
+        }
+    } while (index_walk_leave(&s->index, &walk));
+    for (uint32_t i = 0; i < SCENE_KEYS; i++)
+        assert_true(s->seen[i] || !s->before[i]);
+    uint32_t segment = 0;
+    while (index_compact(&s->index, &segment)) {
+        if (draw(s) % 8 == 0)
+            put_some(s, puts);
+    }
+}
+
+static void walks_that_remove_while_keys_come_agree_with_a_shadow_map(void **state) {
+    static const unsigned chances[] = {0, 20, 128, 200, 250, 256, 64, 255};
+    struct scene s = {.random = 5};
+    s.there = calloc(SCENE_KEYS, sizeof *s.there);
+    s.before = calloc(SCENE_KEYS, sizeof *s.before);
+    s.seen = calloc(SCENE_KEYS, sizeof *s.seen);
+    index_init(&s.index, 6);
+    for (size_t round = 0; round < 3 * ARRAY_LEN(chances); round++) {
+        put_some(&s, round % 3 == 0 ? 10 : 20000);
+        walk_all(&s, chances[round % ARRAY_LEN(chances)], round % 2 == 0 ? 0 : 300);
+        check(&s);
+    }
+    index_fini(&s.index);
+    free(s.there);
+    free(s.before);
+    free(s.seen);
+}
+
+/* Remove all keys but those whose row is a multiple of `keep` (0: all). */
+static void remove_all_but(struct index *index, uint32_t keep) {
+    struct index_walk walk = {0};
+    do {
+        struct index_bucket *bucket;
+        while ((bucket = index_walk_next(index, &walk)) != NULL) {
+            for (unsigned k = bucket->count; k-- > 0;) {
+                if (keep == 0 || bucket->rows[k] % keep != 0)
+                    index_walk_remove(index, &walk, bucket, k);
+            }
+        }
+    } while (index_walk_leave(index, &walk));
+    uint32_t segment = 0;
+    while (index_compact(index, &segment))
+        continue;
+}
+
+static void an_index_that_lost_keys_gives_memory_back(void **state) {
+    enum { KEYS = 700000 };
+    struct index index;
+    index_init(&index, 2);
+    for (uint32_t i = 0; i < KEYS; i++)
+        put(&index, mix(i), i);
+    const uint64_t full = index_bytes(&index);
+    remove_all_but(&index, 2);
+    assert_true(index_bytes(&index) <= full / 2 + (3 << 20));
+    remove_all_but(&index, 16);
+    assert_true(index_bytes(&index) <= full / 6 + (3 << 20));
+    for (uint32_t i = 0; i < KEYS; i++)
+        assert_int_equal(find(&index, mix(i)), i % 16 == 0 ? i : INDEX_NONE);
+    remove_all_but(&index, 0);
+    assert_int_equal(index_bytes(&index), 0);
+    put(&index, mix(3), 3);
+    assert_int_equal(find(&index, mix(3)), 3);
+    index_fini(&index);
+}
+
+static void a_segment_without_memory_to_shrink_stays_as_it_is(void **state) {
+    enum { KEYS = 30000 };
+    struct index index;
+    index_init(&index, 2);
+    for (uint32_t i = 0; i < KEYS; i++)
+        put(&index, mix(i), i);
+    refuse_memory = true;
+    remove_all_but(&index, 5);
+    refuse_memory = false;
+    for (uint32_t i = 0; i < KEYS; i++)
+        assert_int_equal(find(&index, mix(i)), i % 5 == 0 ? i : INDEX_NONE);
+    index_fini(&index);
+}
+
 static void slab_rows_keep_their_content_while_it_grows(void **state) {
     static const size_t strides[] = {1, 3, 16, 33, 1025};
     for (size_t s = 0; s < ARRAY_LEN(strides); s++) {
@@ -178,6 +328,25 @@ static void slab_rows_keep_their_content_while_it_grows(void **state) {
         slab_fini(&slab);
         assert_int_equal(slab_bytes(&slab), 0);
     }
+}
+
+static void a_truncated_slab_keeps_its_first_rows(void **state) {
+    enum { ROWS = 200000 };
+    struct slab slab;
+    slab_init(&slab, 16);
+    assert_int_equal(slab_reserve(&slab, ROWS), DIMFIT_OK);
+    for (uint32_t i = 0; i < ROWS; i++)
+        *(uint32_t *)slab_row(&slab, i) = i;
+    slab_truncate(&slab, 70000);
+    assert_true(slab_bytes(&slab) <= 70000 * 64 + (3 << 20));
+    for (uint32_t i = 0; i < 70000; i++)
+        assert_int_equal(*(uint32_t *)slab_row(&slab, i), i);
+    assert_int_equal(slab_reserve(&slab, ROWS), DIMFIT_OK);
+    *(uint32_t *)slab_row(&slab, ROWS - 1) = 7;
+    slab_truncate(&slab, 0);
+    assert_int_equal(*(uint32_t *)slab_row(&slab, 3), 3);
+    assert_true(slab_bytes(&slab) <= 3 << 20);
+    slab_fini(&slab);
 }
 
 static void a_slab_without_width_costs_nothing(void **state) {
@@ -212,7 +381,12 @@ int main(void) {
         cmocka_unit_test(a_large_index_takes_at_most_24_bytes_a_key_and_a_chunk),
         cmocka_unit_test(colliding_keys_stay_findable),
         cmocka_unit_test(reserved_keys_are_kept_when_no_memory_is_left_to_grow),
+        cmocka_unit_test(a_value_can_be_changed_in_place),
+        cmocka_unit_test(walks_that_remove_while_keys_come_agree_with_a_shadow_map),
+        cmocka_unit_test(an_index_that_lost_keys_gives_memory_back),
+        cmocka_unit_test(a_segment_without_memory_to_shrink_stays_as_it_is),
         cmocka_unit_test(slab_rows_keep_their_content_while_it_grows),
+        cmocka_unit_test(a_truncated_slab_keeps_its_first_rows),
         cmocka_unit_test(a_slab_without_width_costs_nothing),
         cmocka_unit_test(a_slab_without_memory_keeps_its_rows),
     };
