@@ -7,10 +7,13 @@ void section_list_fini(struct section_list *list) {
     *list = (struct section_list){0};
 }
 
+enum { FLAGS_ALL = SECTION_LOOKUPS | SECTION_CLICKS };
+
 size_t section_body_size(size_t n_sections, uint64_t rows, uint64_t values, bool push,
-                         bool lookups) {
+                         uint32_t flags) {
+    const uint64_t counts = (flags & SECTION_LOOKUPS ? 1 : 0) + (flags & SECTION_CLICKS ? 1 : 0);
     return SECTION_HEAD + n_sections * SECTION_ENTRY + rows * sizeof(uint64_t) +
-           (push ? values * sizeof(float) : 0) + (push && lookups ? rows * sizeof(uint32_t) : 0);
+           (push ? values * sizeof(float) + counts * rows * sizeof(uint32_t) : 0);
 }
 
 static bool reserve(struct section_list *list, size_t n) {
@@ -59,11 +62,10 @@ dimfit_err section_parse(struct section_list *list, const void *body, size_t len
         return err_set(detail, DIMFIT_ERR_PROTOCOL, "a body of %zu bytes has no sections", len);
     const size_t n = load_u32(at);
     const uint32_t flags = load_u32(at + 4);
-    const bool lookups = (flags & SECTION_LOOKUPS) != 0;
     if (n > SECTIONS_MAX || n * SECTION_ENTRY > len - SECTION_HEAD)
         return err_set(detail, DIMFIT_ERR_PROTOCOL, "%zu sections do not fit a body of %zu bytes",
                        n, len);
-    if ((flags & ~(uint32_t)SECTION_LOOKUPS) != 0 || (lookups && !push))
+    if ((flags & ~(uint32_t)FLAGS_ALL) != 0 || (flags != 0 && !push))
         return err_set(detail, DIMFIT_ERR_PROTOCOL, "section flags %#x are not known", flags);
     if (!reserve(list, n))
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for %zu sections", n);
@@ -71,14 +73,17 @@ dimfit_err section_parse(struct section_list *list, const void *body, size_t len
     const dimfit_err err = read_entries(list, at + SECTION_HEAD, len, push, detail);
     if (err != DIMFIT_OK)
         return err;
-    const size_t whole = section_body_size(n, list->rows, list->values, push, lookups);
+    const size_t whole = section_body_size(n, list->rows, list->values, push, flags);
     if (whole != len)
         return err_set(detail, DIMFIT_ERR_PROTOCOL,
                        "the sections add up to %zu bytes, the body has %zu", whole, len);
 
     const uint8_t *keys = at + SECTION_HEAD + n * SECTION_ENTRY;
     const uint8_t *grads = keys + list->rows * sizeof(uint64_t);
-    const uint8_t *counts = grads + list->values * sizeof(float);
+    const uint8_t *lookups = grads + list->values * sizeof(float);
+    const uint8_t *clicks = lookups;
+    if ((flags & SECTION_LOOKUPS) != 0)
+        clicks += list->rows * sizeof(uint32_t);
     for (size_t i = 0; i < n; i++) {
         struct section *const s = &list->items[i];
         s->keys = keys;
@@ -87,8 +92,10 @@ dimfit_err section_parse(struct section_list *list, const void *body, size_t len
             continue;
         s->grads = grads;
         grads += (size_t)s->rows * s->width * sizeof(float);
-        s->lookups = lookups ? counts : NULL;
-        counts += (size_t)s->rows * sizeof(uint32_t);
+        s->lookups = (flags & SECTION_LOOKUPS) != 0 ? lookups : NULL;
+        s->clicks = (flags & SECTION_CLICKS) != 0 ? clicks : NULL;
+        lookups += (size_t)s->rows * sizeof(uint32_t);
+        clicks += (size_t)s->rows * sizeof(uint32_t);
     }
     return DIMFIT_OK;
 }

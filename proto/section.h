@@ -6,6 +6,7 @@
  *                u64 keys[sum rows]
  *     push only  f32 gradients[sum rows * width]
  *                u32 lookups[sum rows]             with SECTION_LOOKUPS
+ *                u32 clicks[sum rows]              with SECTION_CLICKS
  *
  * Everything is little-endian and unaligned. A pull's reply has no structure of its own: the values
  * of the sections in the order asked, each rows x width. Replies never echo keys. A parsed section
@@ -18,6 +19,7 @@
 
 enum {
     SECTION_LOOKUPS = 1 << 0,
+    SECTION_CLICKS = 1 << 1,
     SECTION_HEAD = 8,
     SECTION_ENTRY = 16,
     SECTIONS_MAX = 65536,
@@ -28,6 +30,7 @@ struct section {
     const uint8_t *keys;    /* rows x u64 */
     const uint8_t *grads;   /* rows x width x f32, NULL for a pull */
     const uint8_t *lookups; /* rows x u32, NULL when not given: one each */
+    const uint8_t *clicks;  /* rows x u32, NULL when not given: none */
 };
 
 struct section_list {
@@ -44,9 +47,9 @@ void section_list_fini(struct section_list *list);
 dimfit_err section_parse(struct section_list *list, const void *body, size_t len, bool push,
                          struct err_detail *detail) MUST_CHECK;
 
-/* Bytes of a body with these sums. */
+/* Bytes of a body with these sums; a pull has no flags. */
 size_t section_body_size(size_t n_sections, uint64_t rows, uint64_t values, bool push,
-                         bool lookups);
+                         uint32_t flags);
 
 /* Write the head and the entries of a body (slot, rows, width of each item); returns the offset of
  * the keys. */

@@ -42,6 +42,7 @@ void shard_destroy(struct shard **shard) {
     change_destroy(&s->prepared_change);
     layout_destroy(&s->prepared_layout);
     section_list_fini(&s->sections);
+    free(s->shrink.rules);
     s->magic = 0;
     free(s);
     *shard = NULL;
@@ -275,12 +276,13 @@ void shard_command(struct shard *shard, const struct wire_header *command, const
         [WIRE_PREPARE - WIRE_ADD_SLOTS] = shard_prepare,
         [WIRE_COMMIT - WIRE_ADD_SLOTS] = shard_commit,
         [WIRE_DISCARD - WIRE_ADD_SLOTS] = shard_discard,
+        [WIRE_SHRINK - WIRE_ADD_SLOTS] = shard_shrink,
     };
     const struct shard_message in = {command, body, len};
     begin_reply(command, reply);
     const size_t i = (size_t)command->kind - WIRE_ADD_SLOTS;
     dimfit_err err;
-    if (command->kind < WIRE_ADD_SLOTS || i >= ARRAY_LEN(handlers))
+    if (command->kind < WIRE_ADD_SLOTS || i >= ARRAY_LEN(handlers) || handlers[i] == NULL)
         err = err_set(&reply->header.detail, DIMFIT_ERR_UNSUPPORTED,
                       "a shard obeys no command of kind %d", (int)command->kind);
     else

@@ -7,16 +7,20 @@
  * Every request gets exactly one reply, except those that are no dimfit message at all.
  *
  *     worker   --> shard_request()  PULL PUSH DENSE_*
- *     coordinator --> shard_command()  ADD_SLOTS SCORE_* GATHER PREPARE COMMIT DISCARD
+ *     coordinator --> shard_command()  ADD_SLOTS SCORE_* GATHER PREPARE COMMIT DISCARD SHRINK
  *
  * Order of checks on a push (design 4): number, epoch, freeze, content. A push refused for its
  * epoch or a freeze is not recorded and keeps its number.
+ *
+ * A shrink goes on in slices between messages, shard_work() by shard_work(): the shard's state is a
+ * function of the messages and slices it was given, in their order.
  */
 #ifndef SERVER_SHARD_H
 #define SERVER_SHARD_H
 
 #include "proto/wire.h"
 #include "server/figures.h"
+#include "server/table_expire.h"
 
 struct shard;
 
@@ -30,6 +34,8 @@ struct shard_io {
     void (*process)(void *self, struct process_figures *out);
     /* Memory was given back: return it to the system now. May be NULL. */
     void (*purge)(void *self);
+    /* Rows that a shrink evicted, for whoever wants to know; must not block. May be NULL. */
+    void (*evicted)(void *self, uint32_t slot, const struct expired_row *rows, size_t n);
 };
 
 struct shard_options {
@@ -55,6 +61,11 @@ void shard_command(struct shard *shard, const struct wire_header *command, const
                    size_t len, struct shard_reply *reply);
 /* A message that was none: count it. */
 void shard_malformed(struct shard *shard);
+
+/* One slice of what is to be done between messages, well under 200 us. True: more is left. */
+bool shard_work(struct shard *shard);
+/* Whether shard_work() has anything to do. */
+bool shard_has_work(const struct shard *shard);
 
 uint64_t shard_epoch(const struct shard *shard);
 uint64_t shard_prepared_epoch(const struct shard *shard); /* 0: nothing prepared */

@@ -9,11 +9,20 @@
 #define SERVER_SHARD_INTERNAL_H
 
 #include "proto/section.h"
+#include "proto/shrink.h"
 #include "server/dense.h"
 #include "server/session.h"
 #include "server/shard.h"
 
 enum { SHARD_MAGIC = 0x53484152 };
+
+/* The shrink under way, or the figures of the last one. */
+struct shrink {
+    struct shrink_figures figures;
+    struct shrink_rule *rules; /* [figures.slots], NULL when none is under way */
+    uint32_t today;
+    struct expiry_walk walk; /* in the slot of rule figures.slots_done */
+};
 
 struct shard {
     uint32_t magic;
@@ -35,6 +44,8 @@ struct shard {
     struct change *prepared_change;
     struct layout *prepared_layout;
 
+    struct shrink shrink;
+
     struct section_list sections; /* reused by every request */
     struct shard_counters counters;
 };
@@ -51,7 +62,7 @@ typedef dimfit_err shard_handler(struct shard *shard, const struct shard_message
 shard_handler shard_pull, shard_push;
 shard_handler shard_dense_reset, shard_dense_pull, shard_dense_push;
 shard_handler shard_add_slots, shard_score_start, shard_score_stop, shard_gather;
-shard_handler shard_prepare, shard_commit, shard_discard;
+shard_handler shard_prepare, shard_commit, shard_discard, shard_shrink;
 
 /* Ask the io for the reply's body; NOMEM with a detail when there is none. */
 dimfit_err shard_body(struct shard *shard, size_t len, struct shard_reply *reply,

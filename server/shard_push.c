@@ -15,6 +15,25 @@ static dimfit_err check_grads(const struct section_list *sections, struct table_
     return DIMFIT_OK;
 }
 
+/* Zeros for a slot that counts no clicks are none: one push may have slots of both kinds. */
+static dimfit_err check_counts(const struct shard *shard, const struct wire_header *header,
+                               struct err_detail *detail) {
+    if (header->day > COUNTERS_DAY_MAX)
+        return err_set(detail, DIMFIT_ERR_INVALID, "day %u is after day %d, the last there is",
+                       header->day, COUNTERS_DAY_MAX);
+    for (size_t i = 0; i < shard->sections.n; i++) {
+        const struct section *const s = &shard->sections.items[i];
+        if (s->clicks == NULL || layout_find(shard->layout, s->slot)->retention.clicks)
+            continue;
+        for (size_t k = 0; k < s->rows; k++) {
+            if (load_u32(s->clicks + k * sizeof(uint32_t)) != 0)
+                return err_set(detail, DIMFIT_ERR_INVALID,
+                               "slot %u counts no clicks, the push has some", s->slot);
+        }
+    }
+    return DIMFIT_OK;
+}
+
 static dimfit_err reserve_rows(const struct section_list *sections, struct table_slot **slots,
                                struct err_detail *detail) {
     for (size_t i = 0; i < sections->n; i++) {
@@ -74,7 +93,8 @@ static void apply(struct shard *shard, const struct wire_header *header, bool tr
             sums.scale = header->samples == 0 ? 1 : (double)header->samples;
             shard->counters.keys_scored += s->rows;
         }
-        table_push(slots[i], s->keys, s->grads, s->lookups, s->rows, train, scored ? &sums : NULL);
+        const struct table_counts counts = {s->lookups, s->clicks, header->day};
+        table_push(slots[i], s->keys, s->grads, &counts, s->rows, train, scored ? &sums : NULL);
     }
 }
 
@@ -100,6 +120,8 @@ dimfit_err shard_push(struct shard *shard, const struct shard_message *in,
 
     struct score_step *step = NULL;
     err = shard_resolve(shard, true, slots, detail);
+    if (err == DIMFIT_OK)
+        err = check_counts(shard, header, detail);
     if (err == DIMFIT_OK)
         err = check_grads(sections, slots, detail);
     if (err == DIMFIT_OK && train)

@@ -59,7 +59,11 @@ dimfit_err shard_score_stop(struct shard *shard, const struct shard_message *in,
 }
 
 static dimfit_err figures_collect(struct shard *shard, struct shard_figures *out) {
-    struct shard_figures f = {.epoch = shard->layout->epoch, .counters = shard->counters};
+    struct shard_figures f = {
+        .epoch = shard->layout->epoch,
+        .shrink = shard->shrink.figures,
+        .counters = shard->counters,
+    };
     f.counters.clients = sessions_count(shard->sessions);
     f.counters.dense_tables = dense_count(shard->dense);
     f.counters.dense_bytes = dense_bytes(shard->dense);
@@ -75,7 +79,9 @@ static dimfit_err figures_collect(struct shard *shard, struct shard_figures *out
         const uint32_t id = shard->layout->slots[i].id;
         const struct table_slot *const slot = table_find(shard->table, id);
         base_assert(slot != NULL);
-        f.slots[f.n_slots++] = (struct slot_figures){.slot = id, .table = table_slot_figures(slot)};
+        const struct table_figures table = table_slot_figures(slot);
+        f.counters.keys_pending += table.keys_pending;
+        f.slots[f.n_slots++] = (struct slot_figures){.slot = id, .table = table};
     }
     *out = f;
     return DIMFIT_OK;

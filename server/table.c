@@ -28,6 +28,8 @@ static void slot_free(struct table_slot *slot) {
     index_fini(&slot->index);
     slab_fini(&slot->values);
     slab_fini(&slot->sides);
+    slab_fini(&slot->sink_values);
+    slab_fini(&slot->sink_sides);
     layout_slot_fini(&slot->spec);
     slot->magic = 0;
     free(slot);
@@ -125,20 +127,13 @@ dimfit_err table_add_slot(struct table *table, const struct layout_slot *spec) {
     index_init(&slot->index, spec->id);
     slab_init(&slot->values, spec->width);
     slab_init(&slot->sides, side_stride(spec, spec->width));
+    slot_sinks_init(slot);
     const size_t at = slot_position(table, spec->id);
     memmove(&table->slots[at + 1], &table->slots[at],
             (table->n_slots - at) * sizeof(struct table_slot *));
     table->slots[at] = slot;
     table->n_slots++;
     return DIMFIT_OK;
-}
-
-static uint32_t row_add(struct table_slot *slot, uint64_t key, uint64_t hash) {
-    const uint32_t row = slot->rows++;
-    index_put(&slot->index, key, hash, row);
-    init_row(&slot->spec, slot->seed, key, slot_values(slot, row));
-    memset(slab_row(&slot->sides, row), 0, slot->sides.stride * sizeof(float));
-    return row;
 }
 
 #define INLINE static inline __attribute__((always_inline))
@@ -153,13 +148,14 @@ static uint32_t row_add(struct table_slot *slot, uint64_t key, uint64_t hash) {
 struct walk {
     const struct table_slot *slot;
     struct table_slot *grow; /* takes the keys that are not there; NULL: they are not stored */
+    const struct table_counts *counts; /* with grow: what admits them */
     const uint8_t *keys;
     size_t n, fetched, found, settled, used;
     size_t moved; /* buckets of keys before this one may have moved since they were fetched */
     struct walk_step {
         uint64_t hash;
         const struct index_bucket *home;
-        float *values;   /* NULL: not stored */
+        float *values;   /* NULL: not stored; in a walk that stores rows, of a sink then */
         uint32_t *sides; /* in a walk that stores rows */
     } ring[RING];
 };
@@ -180,7 +176,7 @@ INLINE void fetch_row(const struct walk *walk, struct walk_step *step, uint32_t 
     slab_prefetch(&walk->slot->values, step->values);
     if (walk->grow == NULL)
         return;
-    step->sides = slot_shows(walk->slot, row);
+    step->sides = slot_side(walk->slot, row);
     slab_prefetch(&walk->slot->sides, step->sides);
 }
 
@@ -192,22 +188,34 @@ INLINE void find_row(struct walk *walk) {
                                                             : step->home;
     const uint32_t row = index_find_home(home, walk_key(walk, i));
     step->values = NULL;
-    if (row != INDEX_NONE)
+    if (row < INDEX_PENDING)
         fetch_row(walk, step, row);
     else
         index_fetch_far(index, step->hash);
+}
+
+/* A gradient that is not applied finds an initial row all the same; each step has one of its own.
+ */
+static void use_sink(const struct walk *walk, struct walk_step *step, size_t i) {
+    const struct table_slot *const slot = walk->grow;
+    step->values = slab_row(&slot->sink_values, i % RING);
+    step->sides = slab_row(&slot->sink_sides, i % RING);
+    init_row(&slot->spec, slot->seed, walk_key(walk, i), step->values);
+    memset(step->sides, 0, slot->sink_sides.stride * sizeof(float));
 }
 
 static void find_far(struct walk *walk, size_t i) {
     struct walk_step *const step = &walk->ring[i % RING];
     const uint64_t key = walk_key(walk, i);
     uint32_t row = index_find(&walk->slot->index, key, step->hash);
-    if (row == INDEX_NONE && walk->grow != NULL) {
-        row = row_add(walk->grow, key, step->hash);
+    if (row >= INDEX_PENDING && walk->grow != NULL) {
+        row = row_admit(walk->grow, key, step->hash, row, walk->counts, i);
         walk->moved = walk->fetched;
     }
-    if (row != INDEX_NONE)
+    if (row < INDEX_PENDING)
         fetch_row(walk, step, row);
+    else if (walk->grow != NULL)
+        use_sink(walk, step, i);
 }
 
 INLINE void settle_row(struct walk *walk) {
@@ -217,9 +225,10 @@ INLINE void settle_row(struct walk *walk) {
 }
 
 static void walk_init(struct walk *walk, const struct table_slot *slot, struct table_slot *grow,
-                      const uint8_t *keys, size_t n) {
+                      const struct table_counts *counts, const uint8_t *keys, size_t n) {
     walk->slot = slot;
     walk->grow = grow;
+    walk->counts = counts;
     walk->keys = keys;
     walk->n = n;
     walk->fetched = walk->found = walk->settled = walk->used = walk->moved = 0;
@@ -258,7 +267,7 @@ void table_pull(const struct table_slot *slot, const uint8_t *keys, size_t n, fl
     if (w == 0)
         return;
     struct walk walk;
-    walk_init(&walk, slot, NULL, keys, n);
+    walk_init(&walk, slot, NULL, NULL, keys, n);
     for (size_t i = 0; i < n; i++, values += w) {
         const struct walk_step *const step = walk_next(&walk);
         if (step->values != NULL)
@@ -287,10 +296,16 @@ dimfit_err table_check_grads(const struct table_slot *slot, const uint8_t *keys,
 
 dimfit_err table_reserve(struct table_slot *slot, size_t n) {
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
-    const uint64_t rows = slot->rows + (uint64_t)n;
-    dimfit_err err = n < UINT32_MAX ? slab_reserve(&slot->values, rows) : DIMFIT_ERR_NOMEM;
+    const uint64_t rows = slot->rows + (uint64_t)(n > slot->n_free ? n - slot->n_free : 0);
+    const uint64_t sinks = slot->spec.retention.admit > 1 ? RING : 0;
+    dimfit_err err = n < INDEX_PENDING && rows <= INDEX_PENDING ? slab_reserve(&slot->values, rows)
+                                                                : DIMFIT_ERR_NOMEM;
     if (err == DIMFIT_OK)
         err = slab_reserve(&slot->sides, rows);
+    if (err == DIMFIT_OK)
+        err = slab_reserve(&slot->sink_values, sinks);
+    if (err == DIMFIT_OK)
+        err = slab_reserve(&slot->sink_sides, sinks);
     if (err == DIMFIT_OK)
         err = index_reserve(&slot->index, n);
     return err;
@@ -337,15 +352,11 @@ static void moments_add(struct moments *m, const float *values, const uint8_t *g
         moments_flush(m);
 }
 
-static void count_shows(uint32_t *shows, uint32_t n) {
-    if (__builtin_add_overflow(*shows, n, shows))
-        *shows = UINT32_MAX;
-}
-
 /* One call's gradients, and where their scores go. */
 struct push {
     struct table_slot *slot;
-    const uint8_t *keys, *grads, *lookups; /* lookups NULL: one each */
+    const uint8_t *keys, *grads;
+    const struct table_counts *counts;
     size_t n;
     const struct score_sums *sums; /* NULL: none */
     struct moments *moments;       /* NULL: none */
@@ -364,19 +375,21 @@ static void score_rows(const struct push *push, float *const *values, const uint
 static void push_train(const struct push *push) {
     struct table_slot *const slot = push->slot;
     const size_t row_bytes = slot->spec.width * sizeof(float);
+    const uint32_t cells = counters_cells(&slot->spec.retention);
     float *values[PUSH_ROWS], *states[PUSH_ROWS];
+    uint32_t *sides[PUSH_ROWS];
     struct walk walk;
-    walk_init(&walk, slot, slot, push->keys, push->n);
+    walk_init(&walk, slot, slot, push->counts, push->keys, push->n);
     for (size_t done = 0, n; done < push->n; done += n) {
         const uint8_t *const grads = push->grads + done * row_bytes;
         n = push->n - done < PUSH_ROWS ? push->n - done : PUSH_ROWS;
         for (size_t i = 0; i < n; i++) {
             const struct walk_step *const step = walk_next(&walk);
             values[i] = step->values;
-            states[i] = (float *)step->sides + 1;
-            count_shows(step->sides,
-                        push->lookups != NULL ? load_u32(push->lookups + (done + i) * 4) : 1);
+            sides[i] = step->sides;
+            states[i] = (float *)step->sides + cells;
         }
+        counters_add(&slot->spec.retention, sides, push->counts, done, n);
         if (push->sums != NULL)
             score_rows(push, values, grads, n);
         optim_step(&slot->spec.optimizer, values, states, (const float *)(const void *)grads, n,
@@ -389,7 +402,7 @@ static void push_score(const struct push *push) {
     const size_t row_bytes = slot->spec.width * sizeof(float);
     float unknown[LAYOUT_DIM_MAX], *const missing = unknown;
     struct walk walk;
-    walk_init(&walk, slot, NULL, push->keys, push->n);
+    walk_init(&walk, slot, NULL, NULL, push->keys, push->n);
     for (size_t i = 0; i < push->n; i++) {
         const struct walk_step *const step = walk_next(&walk);
         const bool stored = step->values != NULL;
@@ -400,11 +413,13 @@ static void push_score(const struct push *push) {
 }
 
 void table_push(struct table_slot *slot, const uint8_t *keys, const uint8_t *grads,
-                const uint8_t *lookups, size_t n, bool train, const struct score_sums *sums) {
+                const struct table_counts *counts, size_t n, bool train,
+                const struct score_sums *sums) {
+    static const struct table_counts plain = {0};
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
     base_assert(train || sums != NULL);
     struct moments moments;
-    struct push push = {slot, keys, grads, lookups, n, sums, NULL};
+    struct push push = {slot, keys, grads, counts != NULL ? counts : &plain, n, sums, NULL};
     if (sums != NULL && sums->C != NULL) {
         moments_init(&moments, sums, slot->spec.width);
         push.moments = &moments;
@@ -424,39 +439,16 @@ void table_push(struct table_slot *slot, const uint8_t *keys, const uint8_t *gra
 bool table_row(const struct table_slot *slot, uint64_t feasign, struct table_row *out) {
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
     const uint32_t row = index_find(&slot->index, feasign, index_hash(&slot->index, feasign));
-    if (row == INDEX_NONE)
+    if (row >= INDEX_PENDING)
         return false;
+    const struct retention *const retention = &slot->spec.retention;
+    const struct row_counters counters = counters_read(retention, slot_side(slot, row));
     *out = (struct table_row){
         .values = slot_values(slot, row),
-        .state = slot_state(slot, row),
-        .shows = *slot_shows(slot, row),
+        .state = (const float *)slot_side(slot, row) + counters_cells(retention),
+        .shows = counters.shows,
+        .clicks = counters.clicks,
+        .day = counters.day,
     };
     return true;
-}
-
-struct table_figures table_slot_figures(const struct table_slot *slot) {
-    const uint64_t rows = slot->rows;
-    return (struct table_figures){
-        .rows = rows,
-        .value_bytes = rows * slot->values.stride * sizeof(float),
-        .state_bytes = rows * (slot->sides.stride - 1) * sizeof(float),
-        .counter_bytes = rows * sizeof(uint32_t),
-        .index_bytes = index_bytes(&slot->index),
-        .slab_bytes = slab_bytes(&slot->values) + slab_bytes(&slot->sides),
-    };
-}
-
-struct table_figures table_figures(const struct table *table) {
-    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
-    struct table_figures sum = {0};
-    for (size_t i = 0; i < table->n_slots; i++) {
-        const struct table_figures one = table_slot_figures(table->slots[i]);
-        sum.rows += one.rows;
-        sum.value_bytes += one.value_bytes;
-        sum.state_bytes += one.state_bytes;
-        sum.counter_bytes += one.counter_bytes;
-        sum.index_bytes += one.index_bytes;
-        sum.slab_bytes += one.slab_bytes;
-    }
-    return sum;
 }

@@ -9,6 +9,16 @@
  * feasign, dimension) alone taken through the layout's initial map. Keys of a batch are looked up
  * and fetched ahead of the one being worked on.
  *
+ * Where a slot's retention (proto/retention.h) admits feasigns at their N-th show, one shown less
+ * often is pending: the index has its show count, exact, and the day it was last seen, in place of
+ * a row number. That is all it costs, an entry of 12 bytes at the index's load (some 18) instead of
+ * a row. Its gradients are dropped, its clicks are not counted, it reads and scores as its initial
+ * value. The push that brings its N-th show gives it its row, with the shows so far, and is
+ * applied.
+ *
+ * Rows go in slices (table_expire.h). Their numbers and memory serve the next new rows: slabs do not
+ * shrink, the index does.
+ *
  * One table belongs to one thread; no locks. Keys and gradients are unaligned bytes from the wire;
  * their lengths were checked by the caller, their values are checked here. Key arrays may repeat a
  * key, though clients send each once: gradients are then applied one after another, and a score may
@@ -19,6 +29,7 @@
 
 #include "proto/change.h"
 #include "proto/layout.h"
+#include "server/row_counters.h"
 #include "server/score.h"
 #include "server/stats.h"
 
@@ -29,6 +40,7 @@ struct table_figures {
     uint64_t rows;
     uint64_t value_bytes, state_bytes, counter_bytes; /* rows * width * 4, ...: what rows use */
     uint64_t index_bytes, slab_bytes;                 /* what is allocated */
+    uint64_t keys_pending;                            /* pushed for a feasign that was pending */
     uint64_t pending;                       /* feasigns shown, but not often enough for a row */
     uint64_t evicted;                       /* rows, by shrinks so far */
     uint64_t expired_rows, expired_pending; /* by the last shrink, or what its dry run would have */
@@ -52,18 +64,21 @@ dimfit_err table_check_grads(const struct table_slot *slot, const uint8_t *keys,
 /* Make room for n more rows, so that a push of n keys cannot fail. NOMEM, nothing changed. */
 dimfit_err table_reserve(struct table_slot *slot, size_t n) MUST_CHECK;
 
-/* Push grads[n][width]: with train, apply the slot's optimizer, count lookups (NULL: one each),
- * store rows on first push; with sums, add r * dL/dr of the values before the push. Infallible
- * after table_check_grads() and, with train, table_reserve(). */
+/* Push grads[n][width]: with train, apply the slot's optimizer, add to the rows' counters (counts
+ * NULL: one look-up each, no clicks, no day), store rows that are admitted; with sums, add r *
+ * dL/dr of the values before the push. Infallible after table_check_grads() and, with train,
+ * table_reserve(). */
 void table_push(struct table_slot *slot, const uint8_t *keys, const uint8_t *grads,
-                const uint8_t *lookups, size_t n, bool train, const struct score_sums *sums);
+                const struct table_counts *counts, size_t n, bool train,
+                const struct score_sums *sums);
 
 /* Look one row up, for tests and tools: false when it is not stored. Pointers are borrowed until
  * the next push or change. */
 struct table_row {
     const float *values; /* [width] */
     const float *state;  /* [optimizer_state_width()] */
-    uint32_t shows;
+    float shows, clicks;
+    uint32_t day; /* last seen; 0: unknown */
 };
 bool table_row(const struct table_slot *slot, uint64_t feasign, struct table_row *out);
 

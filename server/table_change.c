@@ -5,7 +5,6 @@
 
 enum {
     BLOCK_ROWS = 256,
-    SIDE_STATE = 1, /* cell of a row's side where the optimizer state begins */
 };
 
 /* A slot's rows on their way from the slabs of the old width to those of the new. */
@@ -66,7 +65,7 @@ static void move_kept(const struct move *move, struct column from, struct column
     }
 }
 
-/* The first cells of a row's side, which no basis touches. */
+/* The first cells of a row's side, which no basis touches: a free row stays one. */
 static void move_cells(const struct move *move, size_t n) {
     for (uint32_t r = 0; r < move->slot->rows; r++)
         memcpy(slab_row(&move->sides, r), slab_row(&move->slot->sides, r), n * sizeof(float));
@@ -87,26 +86,27 @@ static void move_rows(const struct move *move) {
     const struct change_slot *const change = move->change;
     const struct table_slot *const slot = move->slot;
     const struct slab *const from = &slot->sides, *const to = &move->sides;
-    const struct column first_from = {from, SIDE_STATE}, first_to = {to, SIDE_STATE};
+    const size_t state = counters_cells(&slot->spec.retention);
+    const struct column first_from = {from, state}, first_to = {to, state};
     move_column(move, (struct column){&slot->values, 0}, (struct column){&move->values, 0},
                 change->T, change->shift);
     switch (slot->spec.optimizer.kind) {
     case OPTIMIZER_SGD:
-        move_cells(move, SIDE_STATE);
+        move_cells(move, state);
         break;
     case OPTIMIZER_ADAGRAD:
-        move_cells(move, SIDE_STATE);
+        move_cells(move, state);
         move_column(move, first_from, first_to, move->squares, NULL);
         break;
     case OPTIMIZER_ROWWISE_ADAGRAD:
-        move_cells(move, SIDE_STATE + 1);
+        move_cells(move, state + 1);
         break;
     case OPTIMIZER_ADAM:
-        move_cells(move, SIDE_STATE + 1); /* the step count; then m, then v */
-        move_column(move, (struct column){from, SIDE_STATE + 1},
-                    (struct column){to, SIDE_STATE + 1}, change->N, NULL);
-        move_column(move, (struct column){from, SIDE_STATE + 1 + (size_t)change->from},
-                    (struct column){to, SIDE_STATE + 1 + (size_t)change->to}, move->squares, NULL);
+        move_cells(move, state + 1); /* the step count; then m, then v */
+        move_column(move, (struct column){from, state + 1}, (struct column){to, state + 1},
+                    change->N, NULL);
+        move_column(move, (struct column){from, state + 1 + (size_t)change->from},
+                    (struct column){to, state + 1 + (size_t)change->to}, move->squares, NULL);
         break;
     }
 }
@@ -151,8 +151,11 @@ static dimfit_err change_slot(struct table_slot *slot, const struct change_slot 
     slab_fini(&slot->sides);
     slot->values = move.values;
     slot->sides = move.sides;
+    slab_fini(&slot->sink_values);
+    slab_fini(&slot->sink_sides);
     layout_slot_fini(&slot->spec);
     slot->spec = copy;
+    slot_sinks_init(slot);
     slot->epoch = epoch;
 
 done:
@@ -195,6 +198,11 @@ static dimfit_err check_slot(struct table *table, const struct change *change,
                        "%u and the layout says %u",
                        (unsigned long long)change->to_epoch, part->id, part->from, part->to, width,
                        spec->width);
+    const char *const kept = retention_difference(&spec->retention, &slot->spec.retention);
+    if (kept != NULL)
+        return err_set(detail, DIMFIT_ERR_INVALID,
+                       "change to epoch %llu: slot %u would have another %s",
+                       (unsigned long long)change->to_epoch, part->id, kept);
     if (!is_whole(part))
         return err_set(detail, DIMFIT_ERR_INVALID,
                        "change to epoch %llu: slot %u lacks its matrices or keeps a coordinate "

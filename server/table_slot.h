@@ -1,9 +1,9 @@
 /*
- * The inside of a table, for the files that make it up: table.c, table_export.c and table_change.c.
+ * The inside of a table, for the files that make it up: table.c and table_*.c.
  *
- * Row numbers are handed out in order from 0; row i of a slot is row i of both its slabs. A pull
- * loads nothing but values. A push needs the show count and the optimizer state both, which
- * therefore stand side by side: one cache line less to wait for.
+ * Row numbers are handed out in order from 0, those given back first; row i of a slot is row i of
+ * both its slabs. A pull loads nothing but values. A push needs the counters and the optimizer
+ * state both, which therefore stand side by side: one cache line less to wait for.
  */
 #ifndef SERVER_TABLE_SLOT_H
 #define SERVER_TABLE_SLOT_H
@@ -14,12 +14,18 @@
 
 struct table_slot {
     uint32_t magic;
-    uint32_t rows; /* stored */
+    uint32_t rows;             /* numbers handed out: stored rows and free ones */
+    uint32_t n_free, free_row; /* of them: how many, the first of the chain */
     struct index index;
     struct slab values; /* [width] */
-    struct slab sides;  /* u32 show count, saturating; [optimizer_state_width()] */
+    struct slab sides;  /* counters (row_counters.h), then [optimizer_state_width()] */
+    /* Rows for the gradients of pending feasigns, which come to nothing: the kernels need not know.
+     * Empty where every feasign is admitted at once. */
+    struct slab sink_values, sink_sides;
     uint64_t seed;
     uint64_t epoch; /* of the last change that moved its rows, 0 before any */
+    uint64_t n_pending, keys_pending, evicted;
+    uint64_t expired_rows, expired_pending;
     /* What rows need of the layout's slot: basis and mean are not copied. */
     struct layout_slot spec;
 };
@@ -37,18 +43,48 @@ static inline float *slot_values(const struct table_slot *slot, uint32_t row) {
     return slab_row(&slot->values, row);
 }
 
-static inline uint32_t *slot_shows(const struct table_slot *slot, uint32_t row) {
+static inline uint32_t *slot_side(const struct table_slot *slot, uint32_t row) {
     return slab_row(&slot->sides, row);
-}
-
-static inline float *slot_state(const struct table_slot *slot, uint32_t row) {
-    return (float *)slab_row(&slot->sides, row) + 1;
 }
 
 /* Cells of a row's side. */
 static inline size_t side_stride(const struct layout_slot *spec, size_t width) {
-    return 1 + optimizer_state_width(spec->optimizer.kind, width);
+    return counters_cells(&spec->retention) + optimizer_state_width(spec->optimizer.kind, width);
 }
+
+/* After the slot's width was set or changed; the next reservation gives them their rows. */
+static inline void slot_sinks_init(struct table_slot *slot) {
+    slab_init(&slot->sink_values, slot->spec.width);
+    slab_init(&slot->sink_sides, side_stride(&slot->spec, slot->spec.width));
+}
+
+#define ROW_FREE 0x80000000u
+
+static inline bool row_is_free(const struct table_slot *slot, uint32_t row) {
+    return (*slot_side(slot, row) & ROW_FREE) != 0;
+}
+
+static inline uint64_t slot_stored(const struct table_slot *slot) {
+    return slot->rows - slot->n_free;
+}
+
+/* ---- table_rows.c ---------------------------------------------------------------------------- */
+
+/* A pending feasign's entry in the index: INDEX_PENDING | day << 12 | shows. */
+static inline uint32_t pending_shows(uint32_t value) {
+    return value & RETENTION_ADMIT_MAX;
+}
+
+static inline uint32_t pending_day(uint32_t value) {
+    return value >> 12 & COUNTERS_DAY_MAX;
+}
+
+/* Store a feasign that has no row: its number. It stands in the index as `value` (INDEX_NONE: not
+ * at all). INDEX_NONE when its i-th show of the push leaves it pending. Buckets may move. */
+uint32_t row_admit(struct table_slot *slot, uint64_t key, uint64_t hash, uint32_t value,
+                   const struct table_counts *counts, size_t i);
+/* Its number is up for the next row. The key is the caller's to remove. */
+void row_free(struct table_slot *slot, uint32_t row);
 
 /* Copy of a layout's slot as a table keeps it; layout_slot_fini() frees it. */
 dimfit_err table_spec_copy(const struct layout_slot *spec, struct layout_slot *out) MUST_CHECK;

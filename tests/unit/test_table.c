@@ -262,22 +262,26 @@ static void rows_do_not_depend_on_the_order_keys_came_in(void **state) {
     teardown(back);
 }
 
-static void lookups_are_counted_and_saturate(void **state) {
+static void lookups_are_counted_and_never_wrap(void **state) {
     struct fixture *const f = setup(OPTIMIZER_SGD);
-    uint8_t lookups[9];
-    static const uint32_t counts[] = {5, UINT32_MAX - 2};
-    memcpy(lookups + 1, counts, sizeof counts);
-    set_key(f, 0, 10);
-    set_key(f, 1, 11);
-    for (int i = 0; i < 3; i++) {
-        assert_int_equal(table_reserve(f->slot, 2), DIMFIT_OK);
-        table_push(f->slot, keys_of(f), grads_of(f), lookups + 1, 2, true, NULL);
-    }
+    uint8_t lookups[13];
+    static const uint32_t given[] = {5, UINT32_MAX - 2, 1};
+    memcpy(lookups + 1, given, sizeof given);
+    const struct table_counts counts = {.lookups = lookups + 1};
+    for (size_t i = 0; i < 3; i++)
+        set_key(f, i, 10 + i);
     struct table_row row;
-    assert_true(table_row(f->slot, 10, &row));
-    assert_int_equal(row.shows, 15);
-    assert_true(table_row(f->slot, 11, &row));
-    assert_true(row.shows == UINT32_MAX);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(table_reserve(f->slot, 3), DIMFIT_OK);
+        table_push(f->slot, keys_of(f), grads_of(f), &counts, 3, true, NULL);
+    }
+    assert_true(table_row(f->slot, 10, &row) && row.shows == 20);
+    assert_true(table_row(f->slot, 11, &row) && row.shows == 4 * 0x1p32f);
+    assert_true(table_row(f->slot, 12, &row) && row.shows == 4);
+    /* One more is lost beside 2^34, and nothing turns around. */
+    table_push(f->slot, keys_of(f) + 8, grads_of(f), NULL, 1, true, NULL);
+    assert_true(table_row(f->slot, 11, &row) && row.shows == 4 * 0x1p32f);
+    assert_true(row.clicks == 0 && row.day == 0);
     teardown(f);
 }
 
@@ -814,7 +818,7 @@ int main(void) {
         cmocka_unit_test(a_repeated_key_takes_its_gradients_one_after_another),
         cmocka_unit_test(scores_do_not_depend_on_how_keys_are_split_into_calls),
         cmocka_unit_test(rows_do_not_depend_on_the_order_keys_came_in),
-        cmocka_unit_test(lookups_are_counted_and_saturate),
+        cmocka_unit_test(lookups_are_counted_and_never_wrap),
         cmocka_unit_test(room_reserved_for_two_pushes_at_once_serves_both),
         cmocka_unit_test(a_reservation_without_memory_changes_nothing),
         cmocka_unit_test(a_gradient_that_is_not_finite_is_refused_by_name),

@@ -1,0 +1,51 @@
+/*
+ * Expiry: the rows of a slot that have not been seen for long, or too seldom, go in slices.
+ *
+ * Between two slices anything may happen to the slot: pulls, pushes, a layout change. Each row is
+ * looked at once, some twice where the index grew meanwhile; a feasign that comes back after its
+ * row went starts anew from its initial value. What goes depends on the sequence of pushes and
+ * slices alone. The last slices move the index together, so that its memory goes back to the
+ * system.
+ */
+#ifndef SERVER_TABLE_EXPIRE_H
+#define SERVER_TABLE_EXPIRE_H
+
+#include "server/index.h"
+#include "server/table.h"
+
+enum {
+    EXPIRY_BUCKETS = 64,                       /* of the index, a slice: some 20 us */
+    EXPIRY_ROWS = EXPIRY_BUCKETS * INDEX_KEYS, /* rows that may go in one */
+};
+
+struct expiry_rule {
+    uint32_t today;
+    uint32_t days; /* a row goes when today - its day > days; 0: never for its age, nor where its
+                      day is not known */
+    float shows;   /* or when its shows, decayed until today, are fewer */
+    bool dry;      /* count, and leave everything as it is */
+};
+
+/* How far a slot's expiry is; from {0}. */
+struct expiry_walk {
+    struct index_walk at;
+    uint32_t segment;
+    bool begun, looked; /* looked: at all keys; pages are being moved */
+};
+
+struct expired_row {
+    uint64_t feasign;
+    struct row_counters counters; /* as of its day */
+};
+
+struct expiry_slice {
+    uint64_t keys, pending; /* looked at; pending feasigns that went */
+    size_t n_rows;          /* rows that went */
+    struct expired_row rows[EXPIRY_ROWS];
+};
+
+/* One slice, *out telling what it did. False: that was the last one. */
+bool table_expire(struct table_slot *slot, const struct expiry_rule *rule, struct expiry_walk *walk,
+                  struct expiry_slice *out);
+
+#endif
