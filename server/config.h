@@ -49,12 +49,14 @@ enum { CONFIG_PATH_MAX = 1023 };
       "Longest a scoring search waits for more samples (holding training, in freeze mode)")        \
     X(prepare_timeout, SECONDS, 0.1, 86400, "60", "prepare-timeout", "S",                          \
       "Longest to wait until all shards have prepared a layout change")                            \
+    X(shrink_at, TIME, 0, 0, "04:00", "shrink-at", "HH:MM|off",                                    \
+      "When, each day (UTC), rows go that their slot's expire_days or expire_shows say")           \
     X(log_level, LEVEL, 0, 0, "info", "log-level", "LEVEL", "error, warn, info or debug")          \
     X(strategies, PATH, 0, 0, "", "strategies", "DIR", "Folder of the strategy plugins")
 
 /* What a slot takes in `slots`, and all but id and name in `defaults`: field, type, least, most,
  * default, the key in the file. An empty default: id must be given, name is slot<ID>, width is dim.
- */
+ * last_seen is true for who needs it (proto/retention.h), unless it is given as false: refused. */
 #define CONFIG_SLOT_MAP(X)                                                                         \
     X(id, U32, 0, UINT32_MAX, "", "id")                                                            \
     X(name, NAME, 0, 0, "", "name")                                                                \
@@ -67,7 +69,13 @@ enum { CONFIG_PATH_MAX = 1023 };
     X(optimizer.beta2, FLOAT, 0, 0.999999, "0.999", "beta2")                                       \
     X(init, INIT, 0, 0, "normal", "init")                                                          \
     X(init_scale, FLOAT, 0, 1e6, "0.01", "init_scale")                                             \
-    X(search, BOOL, 0, 0, "true", "search")
+    X(search, BOOL, 0, 0, "true", "search")                                                        \
+    X(retention.admit, U32, 1, RETENTION_ADMIT_MAX, "1", "admit")                                  \
+    X(retention.expire_days, U32, 0, RETENTION_DAYS_MAX, "0", "expire_days")                       \
+    X(retention.expire_shows, FLOAT, 0, 1e9, "0", "expire_shows")                                  \
+    X(retention.decay, FLOAT, 1e-6, 1, "1", "decay")                                               \
+    X(retention.clicks, BOOL, 0, 0, "false", "clicks")                                             \
+    X(retention.last_seen, BOOL, 0, 0, "false", "last_seen")
 
 enum {
 #define CONFIG_COUNT(...) +1
@@ -107,6 +115,7 @@ struct config {
     bool auto_slots;
     uint64_t score_memory, max_memory;       /* bytes */
     double scoring_timeout, prepare_timeout; /* seconds */
+    int32_t shrink_at;                       /* minutes after midnight UTC; -1: off */
     enum log_level log_level;
     char strategies[CONFIG_PATH_MAX + 1];
 

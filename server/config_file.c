@@ -116,6 +116,22 @@ static dimfit_err read_slot_settings(struct file *file, const yaml_node_t *map, 
     return DIMFIT_OK;
 }
 
+/* last_seen follows from what needs it; said to be off beside that, one of the two is a mistake. */
+static dimfit_err check_last_seen(struct file *file, const struct retention *retention,
+                                  const struct config_origin *given) {
+    size_t i = 0;
+    while (config_slot_settings[i].offset != offsetof(struct layout_slot, retention.last_seen))
+        i++;
+    if (given[i].line == 0 || retention->last_seen)
+        return DIMFIT_OK;
+    struct retention whole = *retention;
+    retention_complete(&whole);
+    if (whole.last_seen)
+        return refuse(file, given[i].line, "last_seen: false, but %s needs it",
+                      retention->expire_days > 0 ? "expire_days" : "decay");
+    return DIMFIT_OK;
+}
+
 static dimfit_err read_defaults(struct file *file, const yaml_node_t *map) {
     struct config *const config = file->config;
     const dimfit_err err = read_slot_settings(file, map, SLOT_DIM, "defaults", &config->defaults,
@@ -126,7 +142,7 @@ static dimfit_err read_defaults(struct file *file, const yaml_node_t *map) {
         return refuse(file, config->default_origins[SLOT_WIDTH].line,
                       "width: %u is more than dim, which is %u", (unsigned)config->defaults.width,
                       (unsigned)config->defaults.dim);
-    return DIMFIT_OK;
+    return check_last_seen(file, &config->defaults.retention, config->default_origins);
 }
 
 static dimfit_err read_slot(struct file *file, const yaml_node_t *map, struct entry *out) {
@@ -134,7 +150,7 @@ static dimfit_err read_slot(struct file *file, const yaml_node_t *map, struct en
     struct layout_slot *const slot = &out->slot;
     *slot = file->config->defaults;
     out->line = line_of(map);
-    const dimfit_err err = read_slot_settings(file, map, SLOT_ID, "a slot", slot, given);
+    dimfit_err err = read_slot_settings(file, map, SLOT_ID, "a slot", slot, given);
     if (err != DIMFIT_OK)
         return err;
     if (given[SLOT_ID].line == 0)
@@ -146,7 +162,9 @@ static dimfit_err read_slot(struct file *file, const yaml_node_t *map, struct en
     if (slot->width > slot->dim)
         return refuse(file, given[SLOT_WIDTH].line, "width: %u is more than slot %u's dim, %u",
                       (unsigned)slot->width, (unsigned)slot->id, (unsigned)slot->dim);
-    return DIMFIT_OK;
+    err = check_last_seen(file, &slot->retention, given);
+    retention_complete(&slot->retention);
+    return err;
 }
 
 static int by_line(const struct entry *a, const struct entry *b) {
@@ -256,8 +274,12 @@ static dimfit_err read_root(struct file *file, const yaml_node_t *root) {
         }
     }
     /* Slots start from the defaults wherever in the file those stand. */
-    const dimfit_err err = defaults != NULL ? read_defaults(file, defaults) : DIMFIT_OK;
-    return err == DIMFIT_OK && slots != NULL ? read_slots(file, slots) : err;
+    dimfit_err err = defaults != NULL ? read_defaults(file, defaults) : DIMFIT_OK;
+    if (err == DIMFIT_OK && slots != NULL)
+        err = read_slots(file, slots);
+    /* Only now: a slot that turns expiry off must not inherit the day it was needed for. */
+    retention_complete(&file->config->defaults.retention);
+    return err;
 }
 
 static dimfit_err refuse_yaml(const struct file *file, const yaml_parser_t *parser) {

@@ -113,6 +113,23 @@ static dimfit_err set_real(const struct setting *setting, void *place, const cha
     return DIMFIT_OK;
 }
 
+/* "HH:MM" of a day, or "off". */
+static dimfit_err set_time(void *place, const char *text, struct setting_why *why) {
+    int32_t minutes = -1;
+    if (strcmp(text, "off") != 0) {
+        bool good = strlen(text) == 5 && text[2] == ':';
+        for (size_t i = 0; good && i < 5; i++)
+            good = i == 2 || isdigit((unsigned char)text[i]);
+        const int hour = good ? (text[0] - '0') * 10 + text[1] - '0' : 24;
+        const int minute = good ? (text[3] - '0') * 10 + text[4] - '0' : 60;
+        if (hour > 23 || minute > 59)
+            return refuse(why, "\"%.40s\" is not a time such as 04:00, nor off", text);
+        minutes = hour * 60 + minute;
+    }
+    *(int32_t *)place = minutes;
+    return DIMFIT_OK;
+}
+
 static dimfit_err set_bool(void *place, const char *text, struct setting_why *why) {
     const bool on = strcmp(text, "true") == 0;
     if (!on && strcmp(text, "false") != 0)
@@ -161,6 +178,8 @@ dimfit_err setting_set(const struct setting *setting, void *object, const char *
     case SETTING_SECONDS:
     case SETTING_FLOAT:
         return set_real(setting, place, text, why);
+    case SETTING_TIME:
+        return set_time(place, text, why);
     case SETTING_BOOL:
         return set_bool(place, text, why);
     case SETTING_ENDPOINT:
@@ -205,6 +224,13 @@ static void print_size(uint64_t v, FILE *out) {
         fputc(units[unit - 1], out);
 }
 
+static void print_time(int32_t minutes, FILE *out) {
+    if (minutes < 0)
+        fputs("off", out);
+    else
+        fprintf(out, "\"%02d:%02d\"", minutes / 60, minutes % 60); /* bare, YAML may see base 60 */
+}
+
 static void print_quoted(const char *text, FILE *out) {
     fputc('"', out);
     for (; *text != '\0'; text++) {
@@ -232,6 +258,9 @@ void setting_print(const struct setting *setting, const void *object, FILE *out)
         break;
     case SETTING_FLOAT:
         print_float(*(const float *)place, out);
+        break;
+    case SETTING_TIME:
+        print_time(*(const int32_t *)place, out);
         break;
     case SETTING_BOOL:
         fputs(*(const bool *)place ? "true" : "false", out);

@@ -58,6 +58,12 @@ static void defaults_are_the_documented_ones(void **state) {
     assert_int_equal(config.defaults.init, INIT_NORMAL);
     assert_float_equal(config.defaults.init_scale, 0.01, 1e-9);
     assert_true(config.defaults.search);
+    assert_int_equal(config.defaults.retention.admit, 1);
+    assert_int_equal(config.defaults.retention.expire_days, 0);
+    assert_true(config.defaults.retention.expire_shows == 0);
+    assert_true(config.defaults.retention.decay == 1);
+    assert_false(config.defaults.retention.clicks || config.defaults.retention.last_seen);
+    assert_int_equal(config.shrink_at, 4 * 60);
     config_fini(&config);
 }
 
@@ -120,7 +126,7 @@ static void unknown_keys_are_refused_with_their_line_and_the_nearest_key(void **
     refused("slots:\n  - id: 1\n    naem: x\n", 3, "naem: no key of a slot, did you mean name?");
     refused("defaults:\n  id: 1\n", 2,
             "id: no key of defaults; it takes dim, width, optimizer, lr, eps, beta1, beta2, init, "
-            "init_scale or search");
+            "init_scale, search, admit, expire_days, expire_shows, decay, clicks or last_seen");
 }
 
 static void wrong_types_are_refused(void **state) {
@@ -164,6 +170,65 @@ static void a_slot_narrower_than_the_default_width_takes_its_dim(void **state) {
     assert_int_equal(config.slots[0].width, 1);
     assert_int_equal(config.slots[1].width, 8);
     config_fini(&config);
+}
+
+static void retention_is_read_by_slot_over_the_defaults(void **state) {
+    struct config config;
+    struct err_detail detail = {""};
+    assert_int_equal(read_text("defaults: {admit: 3, expire_days: 30, clicks: true}\n"
+                               "slots:\n"
+                               "  - {id: 1}\n"
+                               "  - {id: 2, admit: 1, expire_days: 0, clicks: false}\n"
+                               "  - {id: 3, expire_days: 0, expire_shows: 2.5, decay: 0.98}\n"
+                               "  - {id: 4, expire_days: 0, last_seen: true}\n",
+                               &config, &detail),
+                     DIMFIT_OK);
+    const struct retention expected[] = {
+        {.admit = 3, .expire_days = 30, .decay = 1, .clicks = true, .last_seen = true},
+        {.admit = 1, .decay = 1},
+        {.admit = 3, .expire_shows = 2.5f, .decay = 0.98f, .clicks = true, .last_seen = true},
+        {.admit = 3, .decay = 1, .clicks = true, .last_seen = true},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(expected); i++)
+        assert_null(retention_difference(&config.slots[i].retention, &expected[i]));
+    assert_null(retention_difference(&config.defaults.retention, &expected[0]));
+    config_fini(&config);
+}
+
+static void retention_out_of_range_is_refused(void **state) {
+    refused("defaults: {admit: 0}\n", 1, "admit: \"0\" is not a whole number from 1 to 4095");
+    refused("defaults: {admit: 4096}\n", 1, "admit: \"4096\" is not a whole number from 1 to 4095");
+    refused("defaults: {expire_days: 36501}\n", 1,
+            "expire_days: \"36501\" is not a whole number from 0 to 36500");
+    refused("defaults: {expire_shows: -1}\n", 1, "expire_shows: -1 is out of range: 0 to 1e+09");
+    refused("defaults: {decay: 0}\n", 1, "decay: 0 is out of range: 1e-06 to 1");
+    refused("defaults: {decay: 1.1}\n", 1, "decay: 1.1 is out of range: 1e-06 to 1");
+    refused("defaults: {clicks: 1}\n", 1, "clicks: \"1\" is not true or false");
+}
+
+static void a_last_seen_day_that_is_needed_cannot_be_turned_off(void **state) {
+    refused("defaults:\n  last_seen: false\n  decay: 0.9\n", 2,
+            "last_seen: false, but decay needs it");
+    refused("defaults: {expire_days: 7}\nslots:\n- {id: 1}\n- {id: 2, last_seen: false}\n", 4,
+            "last_seen: false, but expire_days needs it");
+}
+
+static void the_daily_shrink_takes_a_time_or_off(void **state) {
+    struct config config;
+    struct err_detail detail = {""};
+    assert_int_equal(read_text("shrink_at: 23:59\n", &config, &detail), DIMFIT_OK);
+    assert_int_equal(config.shrink_at, 23 * 60 + 59);
+    config_fini(&config);
+    assert_int_equal(read_text("shrink_at: off\n", &config, &detail), DIMFIT_OK);
+    assert_int_equal(config.shrink_at, -1);
+    config_fini(&config);
+    const char *const bad[] = {"24:00", "12:60", "4:00", "04:0x", "0400", "never"};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        char text[64], why[128];
+        snprintf(text, sizeof text, "shrink_at: \"%s\"\n", bad[i]);
+        snprintf(why, sizeof why, "shrink_at: \"%s\" is not a time such as 04:00, nor off", bad[i]);
+        refused(text, 1, why);
+    }
 }
 
 static void things_given_twice_are_refused(void **state) {
@@ -277,7 +342,7 @@ static void the_printed_configuration_tells_where_values_came_from(void **state)
     assert_non_null(strstr(text, "\nseed: 9  # option --seed\n"));
     assert_non_null(strstr(text, "\nscore_memory: 1G  # default\n"));
     assert_non_null(strstr(text, "\n  lr: 0.05  # default\n"));
-    snprintf(line, sizeof line, "search: true}  # %s:3\n", path);
+    snprintf(line, sizeof line, "last_seen: false}  # %s:3\n", path);
     assert_non_null(strstr(text, line));
     free(text);
     config_fini(&config);
@@ -287,8 +352,10 @@ static void the_printed_configuration_reads_back_the_same(void **state) {
     struct config first, second;
     struct err_detail detail = {""};
     assert_int_equal(read_text("shards: 2\nmax_memory: 3000\ndata_dir: \"/a \\\"q\\\\\"\n"
-                               "defaults: {dim: 4, lr: 0.3, width: 2}\n"
-                               "slots: [{id: 1}, {id: 2, dim: 64, width: 33, init_scale: 0.1}]\n",
+                               "shrink_at: 00:30\n"
+                               "defaults: {dim: 4, lr: 0.3, width: 2, decay: 0.97}\n"
+                               "slots: [{id: 1}, {id: 2, dim: 64, width: 33, init_scale: 0.1,\n"
+                               "         admit: 4, decay: 1, expire_shows: 1.5, clicks: true}]\n",
                                &first, &detail),
                      DIMFIT_OK);
     char *const text = printed(&first);
@@ -302,6 +369,10 @@ static void the_printed_configuration_reads_back_the_same(void **state) {
     assert_int_equal(second.slots[0].width, 2);
     assert_int_equal(second.slots[1].width, 33);
     assert_true(second.slots[1].init_scale == 0.1f);
+    assert_int_equal(second.shrink_at, 30);
+    assert_null(retention_difference(&second.defaults.retention, &first.defaults.retention));
+    for (size_t i = 0; i < 2; i++)
+        assert_null(retention_difference(&second.slots[i].retention, &first.slots[i].retention));
     free(text);
     config_fini(&first);
     config_fini(&second);
@@ -329,6 +400,10 @@ int main(void) {
         cmocka_unit_test(wrong_types_are_refused),
         cmocka_unit_test(values_out_of_range_are_refused),
         cmocka_unit_test(a_slot_narrower_than_the_default_width_takes_its_dim),
+        cmocka_unit_test(retention_is_read_by_slot_over_the_defaults),
+        cmocka_unit_test(retention_out_of_range_is_refused),
+        cmocka_unit_test(a_last_seen_day_that_is_needed_cannot_be_turned_off),
+        cmocka_unit_test(the_daily_shrink_takes_a_time_or_off),
         cmocka_unit_test(things_given_twice_are_refused),
         cmocka_unit_test(broken_yaml_is_refused_with_its_line),
         cmocka_unit_test(a_missing_file_is_an_io_error),

@@ -47,6 +47,9 @@ static struct layout *mixed(void) {
     struct layout *const layout = new_layout();
     add(layout, 3, "third");
     add(layout, 5, "fünf");
+    layout->slots[0].retention = (struct retention){
+        .admit = 3, .expire_days = 30, .expire_shows = 1.5f, .decay = 0.98f, .last_seen = true};
+    layout->slots[1].retention.clicks = true;
     struct layout_slot *const slot = &layout->slots[1];
     free(slot->axes);
     slot->axes = NULL;
@@ -148,6 +151,63 @@ static void settings_out_of_range_are_refused_by_name(void **state) {
     slot = good;
     slot.init_scale = INFINITY;
     refused(&slot, "init_scale");
+    slot = good;
+    slot.retention.admit = RETENTION_ADMIT_MAX + 1;
+    refused(&slot, "admit 4096");
+    slot = good;
+    slot.retention.expire_days = RETENTION_DAYS_MAX + 1;
+    refused(&slot, "expire_days 36501");
+    slot = good;
+    slot.retention.expire_shows = NAN;
+    refused(&slot, "expire_shows");
+    slot.retention.expire_shows = -1;
+    refused(&slot, "expire_shows");
+    slot = good;
+    slot.retention.decay = 1.5f;
+    refused(&slot, "decay 1.5");
+    slot.retention.decay = -0.5f;
+    refused(&slot, "decay -0.5");
+    slot.retention.decay = NAN;
+    refused(&slot, "decay");
+}
+
+static void retention_left_out_is_completed_when_a_slot_is_added(void **state) {
+    static const struct {
+        struct retention given, kept;
+    } cases[] = {
+        {{0}, {.admit = 1, .decay = 1}},
+        {{.expire_days = 7}, {.admit = 1, .expire_days = 7, .decay = 1, .last_seen = true}},
+        {{.decay = 0.5f}, {.admit = 1, .decay = 0.5f, .last_seen = true}},
+        {{.admit = 9, .decay = 1, .clicks = true, .expire_shows = 2},
+         {.admit = 9, .decay = 1, .clicks = true, .expire_shows = 2}},
+        {{.last_seen = true}, {.admit = 1, .decay = 1, .last_seen = true}},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct layout *layout = new_layout();
+        struct layout_slot slot = spec(8, "x");
+        slot.retention = cases[i].given;
+        assert_int_equal(layout_add_slot(layout, &slot, NULL), DIMFIT_OK);
+        assert_null(retention_difference(&layout->slots[0].retention, &cases[i].kept));
+        layout_destroy(&layout);
+    }
+}
+
+static void retentions_differ_in_the_first_field_that_does(void **state) {
+    const struct retention base = {.admit = 1, .decay = 1};
+    struct retention other = base;
+    assert_null(retention_difference(&base, &other));
+    other.last_seen = true;
+    assert_string_equal(retention_difference(&base, &other), "last_seen");
+    other.clicks = true;
+    assert_string_equal(retention_difference(&base, &other), "clicks");
+    other.decay = 0.5f;
+    assert_string_equal(retention_difference(&base, &other), "decay");
+    other.expire_shows = 1;
+    assert_string_equal(retention_difference(&base, &other), "expire_shows");
+    other.expire_days = 1;
+    assert_string_equal(retention_difference(&base, &other), "expire_days");
+    other.admit = 2;
+    assert_string_equal(retention_difference(&base, &other), "admit");
 }
 
 static void names_must_be_printable_utf8(void **state) {
@@ -206,6 +266,8 @@ static void a_layout_survives_its_bytes(void **state) {
     assert_string_equal(back->slots[1].name, "fünf");
     assert_null(back->slots[1].axes);
     assert_true(back->slots[1].mean[3] == 4 && back->slots[1].init_shift[1] == -2);
+    for (size_t i = 0; i < 2; i++)
+        assert_null(retention_difference(&back->slots[i].retention, &layout->slots[i].retention));
     assert_same_bytes(layout, back);
     buf_fini(&bytes);
     layout_destroy(&layout);
@@ -307,6 +369,26 @@ static void bases_that_are_none_are_refused(void **state) {
     layout_destroy(&layout);
 }
 
+static void retention_that_contradicts_itself_is_refused_from_bytes(void **state) {
+    struct layout *layout = mixed();
+    struct retention *const retention = &layout->slots[0].retention;
+    const struct retention good = *retention;
+    retention->last_seen = false;
+    decode_refused(layout, "slot 3: expire_days and decay need last_seen");
+    *retention = good;
+    retention->admit = 0;
+    decode_refused(layout, "slot 3: admit 0");
+    *retention = good;
+    retention->decay = 0;
+    decode_refused(layout, "slot 3: decay 0");
+    retention->decay = INFINITY;
+    decode_refused(layout, "slot 3: decay");
+    *retention = good;
+    retention->expire_shows = INFINITY;
+    decode_refused(layout, "slot 3: expire_shows");
+    layout_destroy(&layout);
+}
+
 static void words_for_optimizers_and_inits_go_both_ways(void **state) {
     enum optimizer_kind kind = OPTIMIZER_SGD;
     enum init_kind init = INIT_ZERO;
@@ -329,6 +411,8 @@ int main(void) {
         cmocka_unit_test(a_slot_starts_on_its_first_axes),
         cmocka_unit_test(an_id_or_a_name_that_is_there_is_refused),
         cmocka_unit_test(settings_out_of_range_are_refused_by_name),
+        cmocka_unit_test(retention_left_out_is_completed_when_a_slot_is_added),
+        cmocka_unit_test(retentions_differ_in_the_first_field_that_does),
         cmocka_unit_test(names_must_be_printable_utf8),
         cmocka_unit_test(a_copy_is_equal_and_stands_alone),
         cmocka_unit_test(a_layout_survives_its_bytes),
@@ -336,6 +420,7 @@ int main(void) {
         cmocka_unit_test(every_truncation_is_refused),
         cmocka_unit_test(any_changed_byte_is_refused_or_gives_a_sound_layout),
         cmocka_unit_test(bases_that_are_none_are_refused),
+        cmocka_unit_test(retention_that_contradicts_itself_is_refused_from_bytes),
         cmocka_unit_test(words_for_optimizers_and_inits_go_both_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
