@@ -134,6 +134,7 @@ dimfit_err coordinator_new(const struct coordinator_options *options,
         return err;
     }
     c->options.slots = NULL;
+    shrink_init(c);
     *out = c;
     return DIMFIT_OK;
 }
@@ -146,6 +147,7 @@ void coordinator_destroy(struct coordinator **coordinator) {
     op_list_destroy(c);
     barrier_list_destroy(c);
     search_fini(c);
+    shrink_fini(c);
     layout_destroy(&c->layout);
     cluster_map_destroy(&c->map);
     free(c->members);
@@ -242,6 +244,7 @@ void coordinator_tick(struct coordinator *coordinator) {
     barrier_tick(c, now);
     catch_up_tick(c, now);
     search_tick(c, now);
+    shrink_tick(c, now);
 }
 
 void coordinator_stop(struct coordinator *coordinator) {

@@ -43,6 +43,7 @@ struct coordinator_io {
     void (*send)(void *self, const struct route *to, const struct wire_header *header,
                  const void *body, size_t len);
     int64_t (*now_ms)(void *self); /* monotonic */
+    int64_t (*wall_s)(void *self); /* seconds since 1970-01-01, UTC */
     /* Make the state durable: when it returns DIMFIT_OK, coordinator_new() will be given it after
      * any crash. May be NULL: nothing is kept. */
     dimfit_err (*save)(void *self, const void *bytes, size_t len, struct err_detail *detail);
@@ -61,6 +62,7 @@ struct coordinator_options {
     const struct layout_slot *slots; /* configured ones, borrowed during coordinator_new() */
     int64_t scoring_timeout_ms;      /* a freeze without progress for so long is an error */
     int64_t step_timeout_ms;         /* for every shard to answer one step of an operation */
+    int32_t shrink_at; /* when rows expire each day: minutes after midnight UTC; -1: never */
     const struct strategies *strategies;
 };
 

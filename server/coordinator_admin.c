@@ -81,6 +81,8 @@ static void set_figures(json_t *object, const struct table_figures *f) {
     json_object_set_new(object, "counter_bytes", json_integer((json_int_t)f->counter_bytes));
     json_object_set_new(object, "index_bytes", json_integer((json_int_t)f->index_bytes));
     json_object_set_new(object, "slab_bytes", json_integer((json_int_t)f->slab_bytes));
+    json_object_set_new(object, "pending", json_integer((json_int_t)f->pending));
+    json_object_set_new(object, "evicted", json_integer((json_int_t)f->evicted));
 }
 
 static json_t *shard_json(const struct coordinator *c, const struct op *op, size_t shard) {
@@ -136,18 +138,29 @@ static json_t *stats_json(struct coordinator *c, struct op *op) {
                      "params_linear", (json_int_t)linear, "totals", totals, "shards", shards);
 }
 
+static void set_retention(json_t *object, const struct retention *r) {
+    json_object_set_new(object, "admit", json_integer(r->admit));
+    json_object_set_new(object, "expire_days", json_integer(r->expire_days));
+    json_object_set_new(object, "expire_shows", json_real((double)r->expire_shows));
+    json_object_set_new(object, "decay", json_real((double)r->decay));
+    json_object_set_new(object, "clicks", json_boolean(r->clicks));
+    json_object_set_new(object, "last_seen", json_boolean(r->last_seen));
+}
+
 static json_t *slots_json(struct coordinator *c, struct op *op) {
     json_t *const slots = json_array();
     for (size_t i = 0; i < c->layout->n_slots; i++) {
         const struct layout_slot *const s = &c->layout->slots[i];
         const struct table_figures f = slot_total(c, op, s->id);
-        json_array_append_new(
-            slots,
-            json_pack("{s:I, s:s, s:i, s:i, s:I, s:I, s:b, s:s, s:s, s:f}", "id", (json_int_t)s->id,
-                      "name", s->name, "dim", (int)s->dim, "width", (int)s->width, "rows",
-                      (json_int_t)f.rows, "bytes", (json_int_t)(f.value_bytes + f.state_bytes),
-                      "search", s->search, "basis", s->axes != NULL ? "axis" : "dense", "optimizer",
-                      optimizer_name(s->optimizer.kind), "lr", (double)s->optimizer.lr));
+        json_t *const slot = json_pack(
+            "{s:I, s:s, s:i, s:i, s:I, s:I, s:b, s:s, s:s, s:f, s:I, s:I}", "id", (json_int_t)s->id,
+            "name", s->name, "dim", (int)s->dim, "width", (int)s->width, "rows", (json_int_t)f.rows,
+            "bytes", (json_int_t)(f.value_bytes + f.state_bytes), "search", s->search, "basis",
+            s->axes != NULL ? "axis" : "dense", "optimizer", optimizer_name(s->optimizer.kind),
+            "lr", (double)s->optimizer.lr, "pending", (json_int_t)f.pending, "evicted",
+            (json_int_t)f.evicted);
+        set_retention(slot, &s->retention);
+        json_array_append_new(slots, slot);
     }
     return json_pack("{s:I, s:o}", "epoch", (json_int_t)c->layout->epoch, "slots", slots);
 }
@@ -281,6 +294,17 @@ static dimfit_err admin_search_abort(struct coordinator *c, const struct asker *
     return err;
 }
 
+static dimfit_err admin_shrink(struct coordinator *c, const struct asker *asker, const json_t *args,
+                               struct err_detail *detail) {
+    return shrink_start(c, asker, args, detail);
+}
+
+static dimfit_err admin_shrink_status(struct coordinator *c, const struct asker *asker,
+                                      const json_t *args, struct err_detail *detail) {
+    admin_answer(c, asker, shrink_status_json(c));
+    return DIMFIT_OK;
+}
+
 static dimfit_err admin_shutdown(struct coordinator *c, const struct asker *asker,
                                  const json_t *args, struct err_detail *detail) {
     admin_answer(c, asker, json_object());
@@ -302,6 +326,8 @@ static const struct {
     {"search plan", admin_search_plan},
     {"search apply", admin_search_apply},
     {"search abort", admin_search_abort},
+    {"shrink", admin_shrink},
+    {"shrink status", admin_shrink_status},
     {"shutdown", admin_shutdown},
 };
 

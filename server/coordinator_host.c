@@ -75,6 +75,10 @@ static int64_t host_now_ms(void *self) {
     return zclock_mono();
 }
 
+static int64_t host_wall_s(void *self) {
+    return zclock_time() / 1000;
+}
+
 static dimfit_err host_save(void *self, const void *bytes, size_t len, struct err_detail *detail) {
     struct host *const host = self;
     return state_file_write(host->state, bytes, len, detail);
@@ -135,6 +139,7 @@ static dimfit_err open_host(struct host *host, struct err_detail *detail) {
             .self = host,
             .send = host_send,
             .now_ms = host_now_ms,
+            .wall_s = host_wall_s,
             .save = host->state != NULL ? host_save : NULL,
             .plan = host_plan,
             .stop = host_stop,

@@ -7,6 +7,7 @@
 #include "server/coordinator.h"
 #include "server/figures.h"
 #include "server/hello.h"
+#include "server/shrink_rules.h"
 
 #include <jansson.h>
 
@@ -99,6 +100,33 @@ struct search {
     struct asker plan_askers[8];
 };
 
+enum shrink_state {
+    SHRINK_NONE,
+    SHRINK_STARTING, /* rows are counted, then every shard is told */
+    SHRINK_RUNNING,  /* every shard was told; looked at until all have done it */
+    SHRINK_DONE,
+    SHRINK_FAILED,
+};
+
+/* The shrink that runs, or the last one. */
+struct shrink {
+    uint64_t number; /* 0 while it is not known yet: larger than any a shard knows */
+    enum shrink_state state;
+    bool daily; /* by the clock, not by an admin */
+    struct shrink_rules rules;
+    struct shrink_count {
+        uint64_t before, evicted, after; /* rows; after as it stands, dry run or not */
+        uint64_t pending;                /* feasigns forgotten that waited for a row */
+    } * counts;                          /* [rules.n] */
+    bool asked;
+    struct asker asker; /* told when every shard was */
+    bool polling;       /* an operation that looks at the shards is under way */
+    int64_t started_ms, poll_ms, progress_ms;
+    double seconds;
+    uint64_t seen, total;     /* feasigns looked at, to look at */
+    struct err_detail detail; /* of a failure */
+};
+
 struct coordinator {
     uint32_t magic;
     struct coordinator_options options;
@@ -109,6 +137,8 @@ struct coordinator {
     struct op *ops;
     struct barrier *barriers;
     struct search search;
+    struct shrink shrink;
+    int64_t shrink_due_s; /* wall clock, of the next daily one */
     uint64_t next_op, next_search;
     size_t adding;                /* operations under way that add slots */
     bool uneven;                  /* a shard may lack slots of the layout */
@@ -184,6 +214,16 @@ void search_commit_delayed(struct coordinator *c, dimfit_err err, const struct e
 void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
 /* Scoring, if any, is over: gather the statistics and plan. */
 void search_begin_planning(struct coordinator *c);
+
+/* coordinator_shrink.c */
+/* The asker is answered when every shard has begun, or with what went wrong. */
+dimfit_err shrink_start(struct coordinator *c, const struct asker *asker, const json_t *args,
+                        struct err_detail *detail) MUST_CHECK;
+json_t *shrink_status_json(const struct coordinator *c);
+/* Find the time of the first daily one. */
+void shrink_init(struct coordinator *c);
+void shrink_fini(struct coordinator *c);
+void shrink_tick(struct coordinator *c, int64_t now);
 
 /* search_scoring.c */
 /* Answer the workers that asked too early, or too late. */

@@ -62,6 +62,7 @@ static dimfit_err start_coordinator(struct daemon *d, struct err_detail *detail)
                 .slots = config->slots,
                 .scoring_timeout_ms = (int64_t)(config->scoring_timeout * 1000),
                 .step_timeout_ms = (int64_t)(config->prepare_timeout * 1000),
+                .shrink_at = config->shrink_at,
                 .strategies = d->strategies,
             },
     };

@@ -97,5 +97,6 @@ int ctl_show(const struct ctl *ctl, const json_t *reply, ctl_view *view);
 ctl_command cmd_status, cmd_stats, cmd_strategies, cmd_shutdown; /* cmd_cluster.c */
 ctl_command cmd_slots, cmd_scores;                               /* cmd_slots.c */
 ctl_command cmd_search;                                          /* cmd_search.c */
+ctl_command cmd_shrink;                                          /* cmd_shrink.c */
 
 #endif

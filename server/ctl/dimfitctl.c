@@ -18,6 +18,7 @@ static const char doc[] =
     "  scores       what each embedding dimension earns\n"
     "  search       start, status, plan, apply, abort: fit the dimensions\n"
     "  strategies   the strategies that a search can use\n"
+    "  shrink       let rows go that were not seen for long, or too seldom\n"
     "  shutdown     stop the whole cluster\n"
     "\n"
     "Every command has --help. Exit codes: 0 done, 1 failed, 2 usage, 3 unreachable, 4 not "
@@ -25,9 +26,9 @@ static const char doc[] =
 
 int main(int argc, char **argv) {
     static const struct ctl_entry commands[] = {
-        {"status", cmd_status},     {"stats", cmd_stats},   {"slots", cmd_slots},
-        {"scores", cmd_scores},     {"search", cmd_search}, {"strategies", cmd_strategies},
-        {"shutdown", cmd_shutdown},
+        {"status", cmd_status}, {"stats", cmd_stats},       {"slots", cmd_slots},
+        {"scores", cmd_scores}, {"search", cmd_search},     {"strategies", cmd_strategies},
+        {"shrink", cmd_shrink}, {"shutdown", cmd_shutdown},
     };
     struct ctl ctl;
     ctl_init(&ctl);

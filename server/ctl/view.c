@@ -4,6 +4,7 @@
 #include "server/ctl/human.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 static void row(struct grid *grid, const char *const *cells, size_t n) {
@@ -107,6 +108,10 @@ static int view_totals(const json_t *reply, FILE *out) {
     ROW(grid, "layout", cell_bytes(reply, "layout_bytes").text);
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         ROW(grid, lines[i].label, lines[i].cell(totals, lines[i].key).text);
+    if (get_number(totals, "pending", 0) > 0)
+        ROW(grid, "feasigns waiting for a row", cell_count(totals, "pending").text);
+    if (get_number(totals, "evicted", 0) > 0)
+        ROW(grid, "rows evicted", cell_count(totals, "evicted").text);
     return finish(grid, out);
 }
 
@@ -132,23 +137,57 @@ int view_stats(const json_t *reply, FILE *out) {
     return finish(grid, out);
 }
 
-int view_slots(const json_t *reply, FILE *out) {
+static const char *yes_or_no(const json_t *v) {
+    return json_is_true(v) ? "yes" : json_is_false(v) ? "no" : "-";
+}
+
+/* What only slots of some settings have is a column when one of them has it. */
+struct extra_column {
+    const char *heading, *key;
+    bool shown;
+};
+
+static size_t choose_columns(const json_t *slots, struct extra_column *columns, size_t n) {
     const json_t *slot;
+    size_t i, shown = 0;
+    for (size_t k = 0; k < n; k++) {
+        json_array_foreach(slots, i, slot) {
+            const json_t *const v = json_object_get(slot, columns[k].key);
+            columns[k].shown |= json_is_true(v) || json_number_value(v) > 0;
+        }
+        shown += columns[k].shown;
+    }
+    return shown;
+}
+
+int view_slots(const json_t *reply, FILE *out) {
+    struct extra_column extra[] = {
+        {"PENDING", "pending", false}, {"EVICTED", "evicted", false}, {"CLICKS", "clicks", false}};
+    const size_t n_extra = sizeof extra / sizeof *extra;
+    const json_t *const slots = json_object_get(reply, "slots"), *slot;
     size_t i;
+    char columns[] = "rlrrrrlllrrrr";
+    columns[sizeof columns - 1 - n_extra + choose_columns(slots, extra, n_extra)] = 0;
     fprintf(out, "epoch %s\n\n", cell_count(reply, "epoch").text);
-    struct grid *const grid = grid_new("rlrrrrlllr");
+    struct grid *const grid = grid_new(columns);
     ROW(grid, "SLOT", "NAME", "DIM", "WIDTH", "ROWS", "BYTES", "SEARCH", "BASIS", "OPTIMIZER",
         "LR");
-    json_array_foreach(json_object_get(reply, "slots"), i, slot) {
-        const json_t *const search = json_object_get(slot, "search");
+    for (size_t k = 0; k < n_extra; k++) {
+        if (extra[k].shown)
+            grid_cell(grid, extra[k].heading);
+    }
+    json_array_foreach(slots, i, slot) {
         ROW(grid, cell_plain(slot, "id").text, get_text(slot, "name", "-"),
             cell_count(slot, "dim").text, cell_count(slot, "width").text,
             cell_count(slot, "rows").text, cell_bytes(slot, "bytes").text,
-            json_is_true(search)    ? "yes"
-            : json_is_false(search) ? "no"
-                                    : "-",
-            get_text(slot, "basis", "-"), get_text(slot, "optimizer", "-"),
-            cell_plain(slot, "lr").text);
+            yes_or_no(json_object_get(slot, "search")), get_text(slot, "basis", "-"),
+            get_text(slot, "optimizer", "-"), cell_plain(slot, "lr").text);
+        for (size_t k = 0; k < n_extra; k++) {
+            const json_t *const v = json_object_get(slot, extra[k].key);
+            if (extra[k].shown)
+                grid_cell(grid,
+                          json_is_number(v) ? cell_count(slot, extra[k].key).text : yes_or_no(v));
+        }
     }
     return finish(grid, out);
 }
@@ -347,5 +386,75 @@ int view_plan(const json_t *reply, FILE *out) {
             cell_share(get_number(slot, "score", NAN)).text,
             human_share(kept, get_number(slot, "score", 0)).text);
     }
+    return finish(grid, out);
+}
+
+/* ---- shrink ---------------------------------------------------------------------------------- */
+
+void view_shrink_progress(const json_t *reply, FILE *out) {
+    const double seen = get_number(reply, "seen", 0), all = get_number(reply, "to_see", 0);
+    fprintf(out, "shrink %s: %s", cell_plain(reply, "shrink").text, get_text(reply, "state", "-"));
+    if (all > 0)
+        fprintf(out, ", %s of %s feasigns looked at (%s), %s rows %s", human_count(seen).text,
+                human_count(all).text, human_share(seen < all ? seen : all, all).text,
+                cell_count(reply, "evicted").text,
+                json_is_true(json_object_get(reply, "dry_run")) ? "would go" : "gone");
+}
+
+/* "30 days", "2 shows" or both. */
+static void print_thresholds(const json_t *slot, char *out, size_t cap) {
+    const double days = get_number(slot, "expire_days", 0);
+    const double shows = get_number(slot, "expire_shows", 0);
+    char age[48] = "", count[48] = "";
+    if (days > 0)
+        snprintf(age, sizeof age, "%.0f days", days);
+    if (shows > 0)
+        snprintf(count, sizeof count, "%g shows", shows);
+    snprintf(out, cap, "%s%s%s", age, days > 0 && shows > 0 ? ", " : "", count);
+}
+
+static void print_ageless(const json_t *slots, FILE *out) {
+    const json_t *slot;
+    size_t i;
+    if (json_array_size(slots) == 0)
+        return;
+    fputs("not by age, since no last-seen day is kept:", out);
+    json_array_foreach(slots, i, slot) {
+        fputs(i == 0 ? " " : ", ", out);
+        print_clean(get_text(slot, "name", "-"), out);
+    }
+    fputc('\n', out);
+}
+
+static struct human cell_after(const json_t *object, bool dry_run) {
+    const double after = get_number(object, "rows_after", NAN);
+    return isnan(after) ? (struct human){"-"}
+                        : human_count(after - (dry_run ? get_number(object, "evicted", 0) : 0));
+}
+
+int view_shrink(const json_t *reply, FILE *out) {
+    const json_t *const slots = json_object_get(reply, "slots"), *slot;
+    const bool dry_run = json_is_true(json_object_get(reply, "dry_run"));
+    size_t i;
+    if (strcmp(get_text(reply, "state", "none"), "none") == 0)
+        return fputs("no shrink since the coordinator started\n", out) < 0 ? -1 : 0;
+    view_shrink_progress(reply, out);
+    fprintf(out, "%s; day %s; %s\n", dry_run ? "; a dry run" : "", cell_plain(reply, "day").text,
+            human_seconds(get_number(reply, "seconds", 0)).text);
+    print_ageless(json_object_get(reply, "not_by_age"), out);
+    fputc('\n', out);
+
+    struct grid *const grid = grid_new("rllrrr");
+    ROW(grid, "SLOT", "NAME", "BY", "BEFORE", dry_run ? "WOULD GO" : "EVICTED",
+        dry_run ? "WOULD STAY" : "AFTER");
+    json_array_foreach(slots, i, slot) {
+        char by[100];
+        print_thresholds(slot, by, sizeof by);
+        ROW(grid, cell_plain(slot, "id").text, get_text(slot, "name", "-"), by,
+            cell_count(slot, "rows_before").text, cell_count(slot, "evicted").text,
+            cell_after(slot, dry_run).text);
+    }
+    ROW(grid, "", "in all", "", cell_count(reply, "rows_before").text,
+        cell_count(reply, "evicted").text, cell_after(reply, dry_run).text);
     return finish(grid, out);
 }

@@ -103,6 +103,11 @@ static int64_t io_now_ms(void *self) {
     return ((const struct sim *)self)->now_ms;
 }
 
+static int64_t io_wall_s(void *self) {
+    const struct sim *const sim = self;
+    return sim->options.wall_s + sim->now_ms / 1000;
+}
+
 static dimfit_err io_save(void *self, const void *bytes, size_t len, struct err_detail *detail) {
     struct sim *const sim = self;
     free(sim->saved);
@@ -282,6 +287,7 @@ static void begin_coordinator(struct sim *sim) {
         .self = sim,
         .send = io_send,
         .now_ms = io_now_ms,
+        .wall_s = io_wall_s,
         .save = io_save,
         .plan = io_plan,
         .stop = io_stop,
@@ -330,6 +336,7 @@ struct sim *sim_new(const struct sim_options *options) {
         .slots = sim->options.slots,
         .scoring_timeout_ms = 60000,
         .step_timeout_ms = 5000,
+        .shrink_at = options->shrink_at,
         .strategies = sure(sim->strategies),
     };
     begin_coordinator(sim);
