@@ -1,4 +1,4 @@
-#include "worker/client_internal.h"
+#include "worker/client_call.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -201,9 +201,7 @@ void dimfit_close(struct dimfit **client) {
     if (c->pid ==
         getpid()) /* after a fork the sockets' thread is missing: closing would wait for it */
         disconnect(c);
-    for (size_t i = 0; i < c->n_keys; i++)
-        keys_fini(&c->keys[i]);
-    free(c->keys);
+    calls_destroy(c);
     free(c->links);
     held_destroy(&c->held);
     view_drop(&c->view);

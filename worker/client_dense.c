@@ -1,20 +1,13 @@
-#include "worker/client_internal.h"
+#include "worker/client_call.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 enum { NAME_MAX_BYTES = 100 };
 
-struct dense_call {
-    enum wire_kind kind;
-    const struct dimfit_dense *table;
-    struct optimizer optimizer;
-    int created;
-};
-
 static dimfit_err make(struct dimfit *c, struct exchange *x, struct part *part) {
-    const struct dense_call *const call = x->self;
-    const struct dimfit_dense *const t = call->table;
+    const struct call_dense *const call = &((const struct dimfit_call *)x->self)->dense;
+    const struct dimfit_dense *const t = &call->table;
     part->header.kind = call->kind;
     part->header.tag = t->tag;
     memcpy(part->header.name, t->name, strlen(t->name) + 1);
@@ -48,17 +41,19 @@ static dimfit_err make(struct dimfit *c, struct exchange *x, struct part *part) 
 
 static dimfit_err take(struct dimfit *c, struct exchange *x, struct part *part,
                        const struct wire_header *header) {
-    struct dense_call *const call = x->self;
+    struct call_dense *const call = &((struct dimfit_call *)x->self)->dense;
     call->created = header->mode != 0;
-    if (call->kind != WIRE_DENSE_PULL)
-        return DIMFIT_OK;
     const size_t len = zmq_msg_size(&part->answer);
-    if (len != call->table->n * sizeof *call->table->values)
+    if (call->kind == WIRE_DENSE_PULL && len != call->table.n * sizeof *call->table.values)
         return err_set(&part->detail, DIMFIT_ERR_WIDTH, "dense table '%s' has %zu values, not %zu",
-                       call->table->name, len / sizeof *call->table->values, call->table->n);
-    if (len > 0)
-        memcpy(call->table->values, zmq_msg_data(&part->answer), len);
+                       call->table.name, len / sizeof *call->table.values, call->table.n);
     return DIMFIT_OK;
+}
+
+static void finish(struct dimfit *c, struct dimfit_call *call) {
+    const struct dimfit_dense *const t = &call->dense.table;
+    if (call->dense.kind == WIRE_DENSE_PULL && t->n > 0)
+        memcpy(t->values, zmq_msg_data(&call->exchange.parts[0].answer), t->n * sizeof *t->values);
 }
 
 static dimfit_err check(struct dimfit *c, const struct dimfit_dense *t, bool values) {
@@ -74,31 +69,45 @@ static dimfit_err check(struct dimfit *c, const struct dimfit_dense *t, bool val
     return DIMFIT_OK;
 }
 
-static dimfit_err run(struct dimfit *c, struct dense_call *call) {
-    const char *const name = call->table->name;
-    struct part part = {.shard = cluster_map_shard(c->map, XXH3_64bits(name, strlen(name)))};
-    struct exchange x = {
-        .what = "dense table request",
-        .recorded = call->kind == WIRE_DENSE_PUSH,
-        .hold = true,
-        .n_parts = 1,
-        .parts = &part,
-        .make = make,
-        .take = take,
-        .self = call,
-    };
-    const dimfit_err err = exchange_run(c, &x);
-    exchange_fini(&x);
+/* Check and send; *out is set on success. */
+static dimfit_err begin(struct dimfit *c, const struct call_dense *dense,
+                        struct dimfit_call **out) {
+    const char *const name = dense->table.name;
+    struct dimfit_call *call;
+    dimfit_err err = check(c, &dense->table, dense->kind != WIRE_DENSE_PULL);
+    if (err == DIMFIT_OK)
+        err = call_new(c, DIMFIT_FULL, NULL, 0, &call);
+    if (err != DIMFIT_OK)
+        return err;
+    call->dense = *dense;
+    call->finish = finish;
+    call->exchange.what = "dense table request";
+    call->exchange.recorded = dense->kind == WIRE_DENSE_PUSH;
+    call->exchange.hold = true;
+    call->exchange.make = make;
+    call->exchange.take = take;
+    err = call_start_one(c, call, cluster_map_shard(c->map, XXH3_64bits(name, strlen(name))));
+    if (err == DIMFIT_OK)
+        *out = call;
+    else
+        call_end(c, call);
     return err;
+}
+
+static dimfit_err begin_kind(struct dimfit *c, enum wire_kind kind,
+                             const struct dimfit_dense *table, struct dimfit_call **out) {
+    const struct call_dense dense = {.kind = kind, .table = *table};
+    const dimfit_err err = client_begin(c);
+    return err != DIMFIT_OK ? err : begin(c, &dense, out);
 }
 
 dimfit_err dimfit_dense_reset(struct dimfit *c, const struct dimfit_dense *table, int *created) {
     dimfit_err err = client_begin(c);
     if (err != DIMFIT_OK)
         return err;
-    struct dense_call call = {
+    struct call_dense dense = {
         .kind = WIRE_DENSE_RESET,
-        .table = table,
+        .table = *table,
         .optimizer =
             {
                 .kind = OPTIMIZER_ADAM,
@@ -108,30 +117,39 @@ dimfit_err dimfit_dense_reset(struct dimfit *c, const struct dimfit_dense *table
                 .beta2 = 0.999f,
             },
     };
-    if (table->optimizer != NULL && !optimizer_parse(table->optimizer, &call.optimizer.kind))
+    if (table->optimizer != NULL && !optimizer_parse(table->optimizer, &dense.optimizer.kind))
         return err_set(&c->detail, DIMFIT_ERR_INVALID, "'%s' is no optimizer", table->optimizer);
-    err = check(c, table, true);
-    if (err == DIMFIT_OK)
-        err = run(c, &call);
+    struct dimfit_call *call;
+    err = begin(c, &dense, &call);
+    if (err != DIMFIT_OK)
+        return err;
+    err = exchange_finish(c, &call->exchange);
     if (err == DIMFIT_OK && created != NULL)
-        *created = call.created;
+        *created = call->dense.created;
+    call_end(c, call);
     return err;
 }
 
+dimfit_err dimfit_dense_pull_async(struct dimfit *c, const struct dimfit_dense *table,
+                                   struct dimfit_call **out) {
+    return begin_kind(c, WIRE_DENSE_PULL, table, out);
+}
+
+dimfit_err dimfit_dense_push_async(struct dimfit *c, const struct dimfit_dense *table,
+                                   struct dimfit_call **out) {
+    return begin_kind(c, WIRE_DENSE_PUSH, table, out);
+}
+
+static dimfit_err run(struct dimfit *c, enum wire_kind kind, const struct dimfit_dense *table) {
+    struct dimfit_call *call;
+    const dimfit_err err = begin_kind(c, kind, table, &call);
+    return err != DIMFIT_OK ? err : call_wait(c, call);
+}
+
 dimfit_err dimfit_dense_pull(struct dimfit *c, const struct dimfit_dense *table) {
-    dimfit_err err = client_begin(c);
-    if (err != DIMFIT_OK)
-        return err;
-    struct dense_call call = {.kind = WIRE_DENSE_PULL, .table = table};
-    err = check(c, table, false);
-    return err != DIMFIT_OK ? err : run(c, &call);
+    return run(c, WIRE_DENSE_PULL, table);
 }
 
 dimfit_err dimfit_dense_push(struct dimfit *c, const struct dimfit_dense *table) {
-    dimfit_err err = client_begin(c);
-    if (err != DIMFIT_OK)
-        return err;
-    struct dense_call call = {.kind = WIRE_DENSE_PUSH, .table = table};
-    err = check(c, table, true);
-    return err != DIMFIT_OK ? err : run(c, &call);
+    return run(c, WIRE_DENSE_PUSH, table);
 }

@@ -18,6 +18,60 @@ void exchange_fini(struct exchange *x) {
     }
 }
 
+static struct link *link_of(struct dimfit *c, const struct part *part) {
+    return &c->links[part->shard];
+}
+
+static bool is_under_way(const struct part *part) {
+    return part->state == PART_WAITING || part->state == PART_BACKOFF || part->state == PART_QUEUED;
+}
+
+/* ---- what is under way on a link --------------------------------------------------------------
+ */
+
+static void link_add(struct link *link, struct part *part) {
+    struct part **at = &link->first;
+    while (*at != NULL)
+        at = &(*at)->next;
+    *at = part;
+}
+
+static void link_remove(struct link *link, const struct part *part) {
+    struct part **at = &link->first;
+    while (*at != NULL && *at != part)
+        at = &(*at)->next;
+    if (*at != NULL)
+        *at = part->next;
+}
+
+static struct part *number_before(const struct link *link, const struct part *part) {
+    struct part *before = NULL;
+    for (struct part *p = link->first; p != part; p = p->next) {
+        if (p->number != 0)
+            before = p;
+    }
+    return before;
+}
+
+static struct part *number_after(const struct part *part) {
+    struct part *p = part->next;
+    while (p != NULL && p->number == 0)
+        p = p->next;
+    return p;
+}
+
+/* The numbers up to here are settled: used, or of no part that is under way. */
+static uint64_t settled(const struct link *link) {
+    for (const struct part *p = link->first; p != NULL; p = p->next) {
+        if (p->number != 0)
+            return p->number - 1;
+    }
+    return link->number;
+}
+
+/* ---- sending ----------------------------------------------------------------------------------
+ */
+
 static void fail(struct part *part, dimfit_err err, const struct link *link, const char *text) {
     const struct err_detail why = part->detail; /* text may stand in there */
     const bool own = text == part->detail.text;
@@ -40,31 +94,122 @@ static bool send_part(const struct link *link, const struct part *part) {
     return sent;
 }
 
-static void make_and_send(struct dimfit *c, struct exchange *x, struct part *part, int64_t now) {
-    struct link *const link = &c->links[part->shard];
+static dimfit_err make(struct dimfit *c, struct part *part) {
+    const struct link *const link = link_of(c, part);
     zmq_msg_close(&part->body);
     zmq_msg_init(&part->body);
     part->header = (struct wire_header){
         .client = c->client,
         .incarnation = link->incarnation,
-        .seq = x->recorded ? link->seq + 1 : 0,
+        .seq = part->number,
         .epoch = c->view->shown.epoch,
         .request = ++c->next_request,
         .timeout_ms = (uint32_t)c->timeout_ms,
     };
     view_drop(&part->view);
     part->view = view_hold(c->view);
-    const dimfit_err err = x->make(c, x, part);
+    return part->of->make(c, part->of, part);
+}
+
+static void abandon(struct dimfit *c, struct part *part, int64_t now);
+
+/* The part that keeps a part from being taken: the first before it that is not queued itself. */
+static const struct part *obstacle(const struct link *link, const struct part *part) {
+    while (part->state == PART_QUEUED)
+        part = number_before(link, part);
+    return part;
+}
+
+/* Make and send one part, or see that it has to wait for the number before it. */
+static void advance(struct dimfit *c, struct part *part, int64_t now) {
+    struct link *const link = link_of(c, part);
+    if (part->of->recorded && part->number == 0)
+        part->number = ++link->number;
+    const struct part *const before = part->number != 0 ? number_before(link, part) : NULL;
+    if (before != NULL && before->state != PART_WAITING) {
+        part->state = PART_QUEUED;
+        if (!part->of->hold && obstacle(link, part)->err == DIMFIT_ERR_FROZEN) {
+            abandon(c, part, now);
+            part->state = PART_HELD;
+        }
+        return;
+    }
+    const dimfit_err err = make(c, part);
     if (err != DIMFIT_OK) {
+        abandon(c, part, now);
         fail(part, err, link, part->detail.text[0] != 0 ? part->detail.text : err_text(err));
         return;
     }
     part->err = DIMFIT_OK;
     part->state = PART_WAITING;
+    part->settled = settled(link);
     part->sent |= send_part(link, part);
-    part->repeated = false;
     part->wait_ms = FIRST_WAIT_MS;
     part->due_ms = now + part->wait_ms;
+}
+
+/* The part, and behind it those that waited for its number. */
+static void make_and_send(struct dimfit *c, struct part *part, int64_t now) {
+    for (; part != NULL; part = number_after(part)) {
+        advance(c, part, now);
+        const struct part *const after = part->number != 0 ? number_after(part) : NULL;
+        if (after == NULL || after->state != PART_QUEUED)
+            break;
+    }
+}
+
+/* ---- ends -------------------------------------------------------------------------------------
+ */
+
+/* A part that is done, its number used. Those that waited behind it go on. */
+static void settle(struct dimfit *c, struct part *part, int64_t now) {
+    struct part *const after = part->number != 0 ? number_after(part) : NULL;
+    link_remove(link_of(c, part), part);
+    if (after != NULL && after->state == PART_QUEUED)
+        make_and_send(c, after, now);
+}
+
+static const char *const UNKNOWN =
+    "an earlier push to this shard got no answer, and nobody can tell what became of this one";
+
+/*
+ * The part's number will not be used, or nobody knows whether it was. The last number given out is
+ * taken back. Otherwise the numbering is left behind for a new one: what is still on its way must
+ * not be mistaken for a later request. Of the other parts, those of which a copy may have been
+ * taken share the uncertainty; those behind a number that surely was not taken can't have been.
+ */
+static void abandon(struct dimfit *c, struct part *part, int64_t now) {
+    struct link *const link = link_of(c, part);
+    const uint64_t number = part->number;
+    const bool unknown = part->sent;
+    struct part *const after = number != 0 ? number_after(part) : NULL;
+    link_remove(link, part);
+    part->number = 0;
+    if (number == 0)
+        return;
+    if (after == NULL && !unknown) {
+        link->number--;
+        return;
+    }
+    link->incarnation++;
+    link->number = 0;
+    struct part *again = NULL;
+    for (struct part *p = link->first, *next; p != NULL; p = next) {
+        next = p->next;
+        if (p->number == 0)
+            continue;
+        if (p->sent && (unknown || p->number < number)) {
+            link_remove(link, p);
+            fail(p, DIMFIT_ERR_MAYBE, link, UNKNOWN);
+            continue;
+        }
+        p->number = ++link->number;
+        p->sent = p->repeated = false;
+        p->state = p->state == PART_BACKOFF ? PART_BACKOFF : PART_QUEUED;
+        again = again == NULL ? p : again;
+    }
+    if (again != NULL && again->state == PART_QUEUED)
+        make_and_send(c, again, now);
 }
 
 static void back_off(struct part *part, int64_t now) {
@@ -75,65 +220,82 @@ static void back_off(struct part *part, int64_t now) {
     part->due_ms = now + part->backoff_ms;
 }
 
-/* Leave a numbering behind whose last number may or may not be taken: what is still under way must
- * not be mistaken for the next request, nor be applied after the caller was told. */
-static void fence(struct link *link) {
-    link->incarnation++;
-    link->seq = 0;
+/* The shard did not take this copy. A second one may meet another answer. */
+static void not_taken(struct part *part) {
+    part->sent = part->repeated;
 }
 
-/* An answer that leaves the number unused: the shard did not take the request. A second copy of it
- * may meet another answer. */
-static void refused(struct exchange *x, struct link *link, struct part *part, int64_t now) {
-    if (x->recorded && part->repeated)
-        fence(link);
-    part->sent = false;
-    if (part->err == DIMFIT_ERR_FROZEN && !x->hold)
+static void refused(struct dimfit *c, struct part *part, int64_t now) {
+    not_taken(part);
+    if (part->err == DIMFIT_ERR_FROZEN && !part->of->hold) {
+        abandon(c, part, now);
         part->state = PART_HELD;
-    else
+    } else {
         back_off(part, now);
+    }
 }
 
-static void take_answer(struct dimfit *c, struct exchange *x, struct part *part,
-                        const struct wire_header *header, zmq_msg_t *body, int64_t now) {
-    struct link *const link = &c->links[part->shard];
+/* ---- answers ----------------------------------------------------------------------------------
+ */
+
+static void take_layout(struct dimfit *c, struct part *part, zmq_msg_t *body, int64_t now) {
     struct layout *layout = NULL;
+    not_taken(part);
+    part->err = layout_decode(zmq_msg_data(body), zmq_msg_size(body), &layout, &part->detail);
+    if (part->err == DIMFIT_OK)
+        part->err = client_take_layout(c, layout);
+    if (part->err == DIMFIT_OK) {
+        make_and_send(c, part, now);
+        return;
+    }
+    abandon(c, part, now);
+    fail(part, part->err, link_of(c, part), "no usable layout came with the answer");
+}
+
+/* A number before it was refused, so that it came too early; or the shard lacks what it has
+ * acknowledged. */
+static void take_gap(struct dimfit *c, struct part *part, uint64_t expected, int64_t now) {
+    if (expected > part->settled) {
+        not_taken(part);
+        make_and_send(c, part, now);
+        return;
+    }
+    fail(
+        part, DIMFIT_ERR_FENCED, link_of(c, part),
+        "it does not know this client's earlier requests: it has been started anew; connect again");
+    settle(c, part, now);
+}
+
+static void take_answer(struct dimfit *c, struct part *part, const struct wire_header *header,
+                        zmq_msg_t *body, int64_t now) {
+    struct link *const link = link_of(c, part);
     part->err = header->status;
     part->detail = header->detail;
     switch (header->status) {
     case DIMFIT_OK:
         zmq_msg_move(&part->answer, body);
-        part->err = x->take(c, x, part, header);
+        part->err = part->of->take(c, part->of, part, header);
         part->state = PART_DONE;
         if (part->err != DIMFIT_OK)
             fail(part, part->err, link, part->detail.text);
+        settle(c, part, now);
         break;
     case DIMFIT_ERR_STALE_EPOCH:
-        part->sent = false;
-        part->err = layout_decode(zmq_msg_data(body), zmq_msg_size(body), &layout, &part->detail);
-        if (part->err == DIMFIT_OK)
-            part->err = client_take_layout(c, layout);
-        if (part->err != DIMFIT_OK)
-            fail(part, part->err, link, "no usable layout came with the answer");
-        else
-            make_and_send(c, x, part, now);
-        return; /* the number is still unused */
+        take_layout(c, part, body, now);
+        break;
     case DIMFIT_ERR_EPOCH_AHEAD:
     case DIMFIT_ERR_FROZEN:
-        refused(x, link, part, now);
-        return;
+        refused(c, part, now);
+        break;
     case DIMFIT_ERR_SEQ_GAP:
-        fail(part, DIMFIT_ERR_FENCED, link,
-             "it does not know this client's earlier requests: it has been started anew; "
-             "connect again");
-        return;
+        take_gap(c, part, header->seq, now);
+        break;
     default:
         fail(part, part->err, link,
              header->detail.text[0] != 0 ? header->detail.text : err_text(header->status));
+        settle(c, part, now);
         break;
     }
-    if (x->recorded)
-        link->seq++;
 }
 
 /* ---- receiving ------------------------------------------------------------------------------- */
@@ -162,48 +324,60 @@ static bool receive_body(struct link *link, zmq_msg_t *frame) {
     return good;
 }
 
-/* Every message that is there; late answers to what was given up on are dropped by their number. */
-static void receive_all(struct dimfit *c, struct exchange *x, struct part *part, int64_t now) {
-    struct link *const link = &c->links[part->shard];
+/* NULL: a late answer to what was given up on or sent anew. */
+static struct part *asker(const struct link *link, const struct wire_header *header) {
+    if (!header->reply)
+        return NULL;
+    struct part *p = link->first;
+    while (p != NULL && (p->state != PART_WAITING || p->header.request != header->request))
+        p = p->next;
+    return p;
+}
+
+/* Every message that is there. */
+static void receive_all(struct dimfit *c, struct link *link, int64_t now) {
     zmq_msg_t frame;
     zmq_msg_init(&frame);
     struct wire_header header;
     while (receive_header(link, &frame, &header)) {
         if (!receive_body(link, &frame))
             header.request = 0;
-        if (!header.reply || header.request != part->header.request || part->state != PART_WAITING)
+        struct part *const part = asker(link, &header);
+        if (part == NULL)
             continue;
         link->heard = true;
         client_heard(c, &header);
-        take_answer(c, x, part, &header, &frame, now);
+        take_answer(c, part, &header, &frame, now);
     }
     zmq_msg_close(&frame);
 }
 
-static int64_t wait_for_events(struct dimfit *c, struct exchange *x, int64_t now,
-                               int64_t deadline) {
+static bool listens(const struct link *link, int64_t *until) {
+    bool waiting = false;
+    for (const struct part *p = link->first; p != NULL; p = p->next) {
+        waiting |= p->state == PART_WAITING;
+        if (p->state != PART_QUEUED && p->due_ms < *until)
+            *until = p->due_ms;
+    }
+    return waiting;
+}
+
+static int64_t wait_for_events(struct dimfit *c, int64_t now) {
     zmq_pollitem_t items[CLUSTER_SHARDS_MAX];
-    size_t parts[CLUSTER_SHARDS_MAX];
+    struct link *links[CLUSTER_SHARDS_MAX];
     int n = 0;
-    int64_t until = deadline;
-    for (size_t i = 0; i < x->n_parts; i++) {
-        const struct part *const part = &x->parts[i];
-        if (part->state != PART_WAITING && part->state != PART_BACKOFF)
+    int64_t until = c->deadline_ms;
+    for (size_t i = 0; i < c->n_links; i++) {
+        if (!listens(&c->links[i], &until))
             continue;
-        until = part->due_ms < until ? part->due_ms : until;
-        if (part->state == PART_BACKOFF)
-            continue;
-        parts[n] = i;
-        items[n++] = (zmq_pollitem_t){
-            .socket = c->links[part->shard].socket,
-            .events = ZMQ_POLLIN,
-        };
+        links[n] = &c->links[i];
+        items[n++] = (zmq_pollitem_t){.socket = c->links[i].socket, .events = ZMQ_POLLIN};
     }
     zmq_poll(items, n, until > now ? (long)(until - now) : 0);
     now = client_now_ms();
     for (int i = 0; i < n; i++) {
         if (items[i].revents != 0)
-            receive_all(c, x, &x->parts[parts[i]], now);
+            receive_all(c, links[i], now);
     }
     return now;
 }
@@ -216,71 +390,90 @@ static void repeat(struct dimfit *c, struct part *part, int64_t now, bool *asked
     if (!*asked)
         client_find_shards(c, left < FIND_MS ? left : FIND_MS);
     *asked = part->repeated = true;
-    part->sent |= send_part(&c->links[part->shard], part);
+    part->sent |= send_part(link_of(c, part), part);
     part->wait_ms = 2 * part->wait_ms < LONGEST_WAIT_MS ? 2 * part->wait_ms : LONGEST_WAIT_MS;
     part->due_ms = now + part->wait_ms;
 }
 
-static void repeat_due(struct dimfit *c, struct exchange *x, int64_t now) {
+static struct part *first_due(const struct link *link, int64_t now) {
+    struct part *p = link->first;
+    while (p != NULL && (p->state == PART_QUEUED || now < p->due_ms))
+        p = p->next;
+    return p;
+}
+
+/* What was due is later, or off the list, once it was seen to. */
+static void repeat_due(struct dimfit *c, int64_t now) {
     bool asked = false;
-    for (size_t i = 0; i < x->n_parts; i++) {
-        struct part *const part = &x->parts[i];
-        if (now < part->due_ms || now >= c->deadline_ms)
-            continue;
-        if (part->state == PART_BACKOFF) {
-            make_and_send(c, x, part, now);
-        } else if (part->state == PART_WAITING) {
-            repeat(c, part, now, &asked);
+    for (size_t i = 0; i < c->n_links && now < c->deadline_ms; i++) {
+        struct part *part;
+        while ((part = first_due(&c->links[i], now)) != NULL) {
+            if (part->state == PART_BACKOFF)
+                make_and_send(c, part, now);
+            else
+                repeat(c, part, now, &asked);
         }
     }
 }
 
-static void give_up(struct dimfit *c, struct exchange *x, struct part *part) {
-    struct link *const link = &c->links[part->shard];
-    char text[160];
+static void give_up(struct dimfit *c, struct part *part, int64_t now) {
+    struct link *const link = link_of(c, part);
+    const struct part *const why = obstacle(link, part);
+    const bool refused = why->state == PART_BACKOFF;
+    const dimfit_err refusal = why->err;
+    const bool unknown = part->of->recorded && part->sent;
     const double seconds = (double)c->timeout_ms / 1000;
-    if (part->state == PART_BACKOFF) {
-        snprintf(text, sizeof text, "still refused after %.1f s: %s", seconds, err_text(part->err));
-        fail(part, part->err, link, text);
-        return;
+    char text[160];
+    if (refused)
+        snprintf(text, sizeof text, "still refused after %.1f s: %s", seconds, err_text(refusal));
+    else
+        snprintf(text, sizeof text, "no answer to a %s within %.1f s", part->of->what, seconds);
+    abandon(c, part, now);
+    dimfit_err err = link->heard ? DIMFIT_ERR_TIMEOUT : DIMFIT_ERR_UNREACHABLE;
+    if (unknown)
+        err = DIMFIT_ERR_MAYBE;
+    else if (refused)
+        err = refusal;
+    fail(part, err, link, text);
+}
+
+/* ---- running ----------------------------------------------------------------------------------
+ */
+
+dimfit_err exchange_start(struct dimfit *c, struct exchange *x) {
+    const int64_t now = client_now_ms();
+    for (size_t i = 0; i < x->n_parts; i++) {
+        zmq_msg_init(&x->parts[i].body);
+        zmq_msg_init(&x->parts[i].answer);
+        x->parts[i].of = x;
     }
-    snprintf(text, sizeof text, "no answer to a %s within %.1f s", x->what, seconds);
-    if (x->recorded && part->sent) {
-        fence(link);
-        fail(part, DIMFIT_ERR_MAYBE, link, text);
-    } else {
-        fail(part, link->heard ? DIMFIT_ERR_TIMEOUT : DIMFIT_ERR_UNREACHABLE, link, text);
+    if (now >= c->deadline_ms)
+        return err_set(&c->detail, DIMFIT_ERR_TIMEOUT, "no time was left for a %s", x->what);
+    for (size_t i = 0; i < x->n_parts; i++) {
+        link_add(link_of(c, &x->parts[i]), &x->parts[i]);
+        make_and_send(c, &x->parts[i], now);
     }
+    return DIMFIT_OK;
 }
 
 static bool under_way(const struct exchange *x) {
     for (size_t i = 0; i < x->n_parts; i++) {
-        if (x->parts[i].state == PART_WAITING || x->parts[i].state == PART_BACKOFF)
+        if (is_under_way(&x->parts[i]))
             return true;
     }
     return false;
 }
 
-dimfit_err exchange_run(struct dimfit *c, struct exchange *x) {
-    int64_t now = client_now_ms();
-    const int64_t deadline = c->deadline_ms;
-    for (size_t i = 0; i < x->n_parts; i++) {
-        zmq_msg_init(&x->parts[i].body);
-        zmq_msg_init(&x->parts[i].answer);
-    }
-    if (now >= deadline)
-        return err_set(&c->detail, DIMFIT_ERR_TIMEOUT, "no time was left for a %s", x->what);
-    for (size_t i = 0; i < x->n_parts; i++)
-        make_and_send(c, x, &x->parts[i], now);
-    while (under_way(x) && now < deadline) {
-        now = wait_for_events(c, x, now, deadline);
-        repeat_due(c, x, now);
+dimfit_err exchange_finish(struct dimfit *c, struct exchange *x) {
+    for (int64_t now = client_now_ms(); under_way(x) && now < c->deadline_ms;) {
+        now = wait_for_events(c, now);
+        repeat_due(c, now);
     }
     dimfit_err err = DIMFIT_OK;
     for (size_t i = 0; i < x->n_parts; i++) {
         struct part *const part = &x->parts[i];
-        if (part->state == PART_WAITING || part->state == PART_BACKOFF)
-            give_up(c, x, part);
+        if (is_under_way(part))
+            give_up(c, part, client_now_ms());
         if (part->state == PART_FAILED && (err == DIMFIT_OK || err == DIMFIT_ERR_FROZEN)) {
             err = part->err;
             c->detail = part->detail;
@@ -290,4 +483,16 @@ dimfit_err exchange_run(struct dimfit *c, struct exchange *x) {
         }
     }
     return err;
+}
+
+dimfit_err exchange_run(struct dimfit *c, struct exchange *x) {
+    const dimfit_err err = exchange_start(c, x);
+    return err != DIMFIT_OK ? err : exchange_finish(c, x);
+}
+
+void exchange_drop(struct dimfit *c, struct exchange *x) {
+    for (size_t i = 0; i < x->n_parts; i++) {
+        if (is_under_way(&x->parts[i]))
+            link_remove(link_of(c, &x->parts[i]), &x->parts[i]);
+    }
 }

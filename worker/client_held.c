@@ -1,4 +1,4 @@
-#include "worker/client_rows.h"
+#include "worker/client_call.h"
 
 #include <stdlib.h>
 
@@ -17,9 +17,9 @@ void held_destroy(struct held **held) {
     *held = NULL;
 }
 
-static bool keep_slot(const struct dimfit *c, const struct rows_call *call,
-                      const struct exchange *x, size_t i, struct grads *out) {
-    const struct keys *const keys = &c->keys[i];
+static bool keep_slot(const struct dimfit_call *call, size_t i, struct grads *out) {
+    const struct exchange *const x = &call->exchange;
+    const struct keys *const keys = &call->slots[i].keys;
     const size_t width = call->rows[i].width;
     *out = (struct grads){
         .slot = call->rows[i].slot,
@@ -36,15 +36,14 @@ static bool keep_slot(const struct dimfit *c, const struct rows_call *call,
             continue;
         for (size_t u = keys->start[shard]; u < keys->start[shard + 1]; u++, out->n++) {
             out->key[out->n] = keys->key[u];
-            out->count[out->n] = rows_count(c, call, i, u);
-            memcpy(out->values + out->n * width, rows_at(c, call, i, u), width * sizeof(float));
+            out->count[out->n] = call_count(call, i, u);
+            memcpy(out->values + out->n * width, call_row(call, i, u), width * sizeof(float));
         }
     }
     return true;
 }
 
-dimfit_err held_keep(struct dimfit *c, const struct rows_call *call, const struct exchange *x,
-                     struct held **out) {
+dimfit_err held_keep(struct dimfit *c, const struct dimfit_call *call, struct held **out) {
     struct held *held = calloc(1, sizeof *held);
     bool whole = held != NULL;
     if (whole) {
@@ -55,7 +54,7 @@ dimfit_err held_keep(struct dimfit *c, const struct rows_call *call, const struc
         whole = held->slots != NULL;
     }
     for (size_t i = 0; whole && i < call->n; i++) {
-        whole = keep_slot(c, call, x, i, &held->slots[i]);
+        whole = keep_slot(call, i, &held->slots[i]);
         held->n = i + 1;
     }
     if (!whole) {
@@ -66,39 +65,41 @@ dimfit_err held_keep(struct dimfit *c, const struct rows_call *call, const struc
     return DIMFIT_OK;
 }
 
-/* Deliver what the shards take now; the rest stays held. */
-static dimfit_err flush_once(struct dimfit *c) {
+static struct dimfit_rows rows_of(const struct grads *g) {
+    return (struct dimfit_rows){
+        .slot = g->slot, .n = g->n, .keys = g->key, .values = g->values, .width = g->width};
+}
+
+static dimfit_err flush_call(struct dimfit *c, struct dimfit_call *call) {
     struct held *const held = c->held;
     struct held *rest = NULL;
-    struct dimfit_rows *const rows = calloc(held->n + 1, sizeof *rows);
-    const uint32_t **const counts = calloc(held->n + 1, sizeof *counts);
-    dimfit_err err = DIMFIT_ERR_NOMEM;
-    if (rows == NULL || counts == NULL) {
-        err_set(&c->detail, err, "no memory to deliver a held push; it stays held");
-        goto done;
-    }
-    for (size_t i = 0; i < held->n; i++) {
-        const struct grads *const g = &held->slots[i];
-        rows[i] = (struct dimfit_rows){
-            .slot = g->slot, .n = g->n, .keys = g->key, .values = g->values, .width = g->width};
-        counts[i] = g->count;
-    }
-    struct rows_call call = {
-        .view = held->view,
-        .epoch = held->push.epoch,
-        .n = held->n,
-        .rows = rows,
-        .counts = counts,
-        .push = held->push,
-    };
-    err = rows_push(c, &call, false, &rest);
+    call->push = held->push;
+    call->epoch = held->push.epoch;
+    for (size_t i = 0; i < held->n; i++)
+        call->slots[i].counts = held->slots[i].count;
+    dimfit_err err = push_start(c, call, false);
+    if (err == DIMFIT_OK)
+        err = push_finish(c, call, &rest);
+    else
+        call_end(c, call);
     held_destroy(&c->held);
     c->held = rest;
-
-done:
-    free(rows);
-    free(counts);
     return err;
+}
+
+/* Deliver what the shards take now; the rest stays held. */
+static dimfit_err flush_once(struct dimfit *c) {
+    const struct held *const held = c->held;
+    struct dimfit_rows *const rows = calloc(held->n + 1, sizeof *rows);
+    if (rows == NULL)
+        return err_set(&c->detail, DIMFIT_ERR_NOMEM,
+                       "no memory to deliver a held push; it stays held");
+    for (size_t i = 0; i < held->n; i++)
+        rows[i] = rows_of(&held->slots[i]);
+    struct dimfit_call *call;
+    const dimfit_err err = call_new(c, held->view, rows, held->n, &call);
+    free(rows);
+    return err != DIMFIT_OK ? err : flush_call(c, call);
 }
 
 dimfit_err held_flush(struct dimfit *c, bool wait) {

@@ -6,7 +6,9 @@
  *     client_keys.c      distinct keys of a call, split by shard
  *     client_view.c      rows and gradients through a slot's basis
  *     client_exchange.c  numbered requests to shards: send, wait, repeat, give up
- *     client_rows.c      pull and push
+ *     client_call.c      pulls and pushes under way: their keys and messages
+ *     client_pull.c      pull
+ *     client_push.c      push
  *     client_held.c      pushes that a freeze turned away
  *     client_dense.c     dense tables
  */
@@ -17,10 +19,10 @@
 #include "proto/layout.h"
 #include "proto/rpc.h"
 #include "proto/section.h"
+#include "worker/client_exchange.h"
 #include "worker/dimfit.h"
 
 #include <sys/types.h>
-#include <zmq.h>
 
 enum { CLIENT_MAGIC = 0x434c4e54 };
 
@@ -102,60 +104,6 @@ void keys_fini(struct keys *keys);
 dimfit_err keys_split(struct keys *keys, uint32_t slot, const uint64_t *given, size_t n,
                       const struct cluster_map *map) MUST_CHECK;
 
-/* ---- exchange -------------------------------------------------------------------------------- */
-
-/* The connection to one shard and the numbering of what was asked of it. */
-struct link {
-    void *socket;
-    char endpoint[CLUSTER_ENDPOINT_MAX + 1];
-    uint64_t incarnation; /* of the numbering; grows when a number's fate stays unknown */
-    uint64_t seq;         /* of the last recorded request that was settled */
-    bool heard;           /* it has answered before */
-};
-
-enum part_state {
-    PART_WAITING, /* sent, no answer yet */
-    PART_BACKOFF, /* to be made and sent again at due_ms */
-    PART_DONE,
-    PART_HELD, /* refused by a freeze, kept for later */
-    PART_FAILED,
-};
-
-/* One shard's share of a call. */
-struct part {
-    size_t shard;
-    enum part_state state;
-    bool sent;                   /* a copy may be on its way or applied */
-    bool repeated;               /* more than one copy may be */
-    int64_t due_ms;              /* when to send (again) */
-    int64_t wait_ms, backoff_ms; /* of the last wait for an answer, for a refusal to pass */
-    struct view *view;           /* the layout its message was made with */
-    struct wire_header header;
-    zmq_msg_t body, answer;
-    dimfit_err err;
-    struct err_detail detail;
-};
-
-struct exchange {
-    const char *what; /* "pull", "push", ...: for error texts */
-    bool recorded;    /* numbered: applied once */
-    bool hold;        /* wait out a freeze; false: PART_HELD */
-    size_t n_parts;
-    struct part *parts;
-    /* Make part's header (kind and its own fields) and body under the handle's layout now. */
-    dimfit_err (*make)(struct dimfit *c, struct exchange *x, struct part *part);
-    /* Check an answer of status OK, its body in part->answer: PROTOCOL when its length is not what
-     * it must be. The caller's memory is written once all parts are done. */
-    dimfit_err (*take)(struct dimfit *c, struct exchange *x, struct part *part,
-                       const struct wire_header *header);
-    void *self;
-};
-
-/* Run to the call's deadline. The first failed part's error; FROZEN when parts were held and none
- * failed. Parts are the caller's, zeroed but for `shard`. */
-dimfit_err exchange_run(struct dimfit *c, struct exchange *x) MUST_CHECK;
-void exchange_fini(struct exchange *x);
-
 /* ---- handle ---------------------------------------------------------------------------------- */
 
 /* Distinct keys of a slot with their summed gradients: what a push works on. */
@@ -191,12 +139,12 @@ struct dimfit {
     uint64_t next_request, next_step;
     enum wire_phase phase;
     bool frozen;
-    uint64_t epoch;         /* the newest heard of */
-    uint64_t search;        /* that the last scoring step was of */
-    uint64_t compact_epoch; /* of the last compact pull */
-    size_t n_keys;
-    struct keys *keys; /* [n_keys] one per slot of a call */
-    struct held *held; /* NULL: nothing is */
+    uint64_t epoch;                    /* the newest heard of */
+    uint64_t search;                   /* that the last scoring step was of */
+    uint64_t compact_epoch;            /* of the last compact pull */
+    struct dimfit_call *calls, *spare; /* under way, and done with: their memory is used again */
+    size_t n_calls;                    /* under way */
+    struct held *held;                 /* NULL: nothing is */
     struct err_detail detail;
 };
 

@@ -164,6 +164,30 @@ DIMFIT_API dimfit_err dimfit_push(struct dimfit *c, enum dimfit_view view,
                                   const struct dimfit_push *push) DIMFIT_MUST_CHECK;
 DIMFIT_API dimfit_err dimfit_flush(struct dimfit *c) DIMFIT_MUST_CHECK;
 
+/* ---- several calls under way -------------------------------------------------------------------
+ */
+
+/* A call that was sent and not yet waited for. */
+struct dimfit_call;
+enum { DIMFIT_CALLS_MAX = 64 };
+
+/* As dimfit_pull() and dimfit_push(), but return once the requests are sent: a trainer computes one
+ * batch while the next one's rows are on their way. Arrays (not `rows` itself) stay untouched until
+ * dimfit_wait(), which writes the values of a pull, and returns what the call came to; every call
+ * must be waited for, in any order, or goes with the handle. Shards take the requests of a handle
+ * in the order they were sent, so that a pull sees the pushes before it. The handle's time limit
+ * runs from dimfit_wait(): in between nothing happens. LIMIT when DIMFIT_CALLS_MAX are under way;
+ * INVALID for a push with no_hold. *out is set on DIMFIT_OK only. */
+DIMFIT_API dimfit_err dimfit_pull_async(struct dimfit *c, enum dimfit_view view,
+                                        const struct dimfit_rows *rows, size_t n,
+                                        struct dimfit_call **out) DIMFIT_MUST_CHECK;
+DIMFIT_API dimfit_err dimfit_push_async(struct dimfit *c, enum dimfit_view view,
+                                        const struct dimfit_rows *rows, size_t n,
+                                        const struct dimfit_push *push,
+                                        struct dimfit_call **out) DIMFIT_MUST_CHECK;
+/* Wait for one call; *call is NULL after. INVALID when it isn't one of this handle's. */
+DIMFIT_API dimfit_err dimfit_wait(struct dimfit *c, struct dimfit_call **call) DIMFIT_MUST_CHECK;
+
 /* ---- dense tables ---------------------------------------------------------------------------- */
 
 /* A dense table is a named vector that workers share, with an optimizer of its own, told apart by
@@ -188,6 +212,11 @@ DIMFIT_API dimfit_err dimfit_dense_pull(struct dimfit *c,
 /* values[n] is the gradient. FROZEN is held as a row push's, without no_hold. */
 DIMFIT_API dimfit_err dimfit_dense_push(struct dimfit *c,
                                         const struct dimfit_dense *table) DIMFIT_MUST_CHECK;
+/* The same, to be waited for (dimfit_wait()). The name, too, stays until then. */
+DIMFIT_API dimfit_err dimfit_dense_pull_async(struct dimfit *c, const struct dimfit_dense *table,
+                                              struct dimfit_call **out) DIMFIT_MUST_CHECK;
+DIMFIT_API dimfit_err dimfit_dense_push_async(struct dimfit *c, const struct dimfit_dense *table,
+                                              struct dimfit_call **out) DIMFIT_MUST_CHECK;
 
 /* ---- working together ------------------------------------------------------------------------ */
 

@@ -1,0 +1,102 @@
+#include "worker/client_call.h"
+
+#include <stdlib.h>
+
+static dimfit_err make(struct dimfit *c, struct exchange *x, struct part *part) {
+    struct dimfit_call *const call = x->self;
+    struct part_size size;
+    dimfit_err err = call_sections(call, part, &size);
+    if (err != DIMFIT_OK)
+        return err;
+    if (call->view == DIMFIT_COMPACT && part->view->shown.epoch != call->epoch)
+        return call_stale(call, part);
+    part->header.kind = WIRE_PULL;
+    uint8_t *ignored;
+    return call_body(call, part, &size, false, 0, &ignored);
+}
+
+static dimfit_err take(struct dimfit *c, struct exchange *x, struct part *part,
+                       const struct wire_header *header) {
+    struct part_size size;
+    const dimfit_err err = call_sections(x->self, part, &size);
+    const size_t expected = size.values * sizeof(float), len = zmq_msg_size(&part->answer);
+    if (err == DIMFIT_OK && len != expected)
+        return err_set(&part->detail, DIMFIT_ERR_PROTOCOL, "an answer of %zu bytes, not %zu", len,
+                       expected);
+    return err;
+}
+
+/* Each row goes to where its key occurred first; repeats are filled in at the end. Received bytes
+ * may lie at any address: a row that is computed with is copied first. */
+static void put_rows(const struct dimfit_call *call, struct part *part) {
+    const uint8_t *at = zmq_msg_data(&part->answer);
+    float r[LAYOUT_DIM_MAX];
+    for (size_t i = 0; i < call->n; i++) {
+        const struct view_slot *const slot = call_map(part->view, call->rows[i].slot);
+        const size_t bytes = slot->width * sizeof(float);
+        const bool same = call_is_same(call, slot);
+        struct span span = call_span(call, i, part->shard);
+        while (span.at < span.end) {
+            float *const out = call_row(call, i, span.at);
+            const size_t run = same ? call_run(call, i, span) : 1;
+            memcpy(same ? out : r, at, run * bytes);
+            if (!same)
+                view_rows(slot, r, out);
+            at += run * bytes;
+            span.at += run;
+        }
+    }
+}
+
+static void fill_repeats(const struct dimfit_call *call) {
+    for (size_t i = 0; i < call->n; i++) {
+        const struct keys *const keys = &call->slots[i].keys;
+        const size_t width = call->rows[i].width;
+        for (size_t j = 0; j < keys->n_repeats; j++) {
+            const struct key_repeat *const repeat = &keys->repeats[j];
+            memcpy(call->rows[i].values + repeat->at * width, call_row(call, i, repeat->of),
+                   width * sizeof(float));
+        }
+    }
+}
+
+/* The caller's arrays are written once every part has been answered. */
+static void finish(struct dimfit *c, struct dimfit_call *call) {
+    for (size_t p = 0; p < call->exchange.n_parts; p++)
+        put_rows(call, &call->exchange.parts[p]);
+    fill_repeats(call);
+    if (call->view == DIMFIT_COMPACT)
+        c->compact_epoch = call->epoch;
+}
+
+dimfit_err dimfit_pull_async(struct dimfit *c, enum dimfit_view view,
+                             const struct dimfit_rows *rows, size_t n, struct dimfit_call **out) {
+    struct dimfit_call *call = NULL;
+    dimfit_err err = client_begin(c);
+    if (err == DIMFIT_OK)
+        err = call_new(c, view, rows, n, &call);
+    if (err != DIMFIT_OK)
+        return err;
+    err = call_split(c, call);
+    for (size_t i = 0; err == DIMFIT_OK && i < n; i++)
+        err = call_check_width(c, view, &rows[i]);
+    call->epoch = c->view->shown.epoch;
+    call->exchange.what = "pull";
+    call->exchange.make = make;
+    call->exchange.take = take;
+    call->finish = finish;
+    if (err == DIMFIT_OK)
+        err = call_start(c, call);
+    if (err == DIMFIT_OK)
+        *out = call;
+    else
+        call_end(c, call);
+    return err;
+}
+
+dimfit_err dimfit_pull(struct dimfit *c, enum dimfit_view view, const struct dimfit_rows *rows,
+                       size_t n) {
+    struct dimfit_call *call;
+    const dimfit_err err = dimfit_pull_async(c, view, rows, n, &call);
+    return err != DIMFIT_OK ? err : call_wait(c, call);
+}
