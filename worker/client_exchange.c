@@ -82,7 +82,8 @@ static void fail(struct part *part, dimfit_err err, const struct link *link, con
 }
 
 /* The message stays with the part: ZeroMQ counts the references to its bytes. */
-static bool send_part(const struct link *link, const struct part *part) {
+static bool send_part(struct link *link, struct part *part) {
+    part->place = ++link->places;
     uint8_t header[WIRE_HEADER_MAX];
     const size_t len = wire_encode(&part->header, header);
     zmq_msg_t body;
@@ -120,6 +121,15 @@ static const struct part *obstacle(const struct link *link, const struct part *p
     return part;
 }
 
+/* It waits for the number before it, unless that means to wait for the end of a freeze. */
+static void queue(struct dimfit *c, struct part *part, int64_t now) {
+    part->state = PART_QUEUED;
+    if (!part->of->hold && obstacle(link_of(c, part), part)->err == DIMFIT_ERR_FROZEN) {
+        abandon(c, part, now);
+        part->state = PART_HELD;
+    }
+}
+
 /* Make and send one part, or see that it has to wait for the number before it. */
 static void advance(struct dimfit *c, struct part *part, int64_t now) {
     struct link *const link = link_of(c, part);
@@ -127,11 +137,7 @@ static void advance(struct dimfit *c, struct part *part, int64_t now) {
         part->number = ++link->number;
     const struct part *const before = part->number != 0 ? number_before(link, part) : NULL;
     if (before != NULL && before->state != PART_WAITING) {
-        part->state = PART_QUEUED;
-        if (!part->of->hold && obstacle(link, part)->err == DIMFIT_ERR_FROZEN) {
-            abandon(c, part, now);
-            part->state = PART_HELD;
-        }
+        queue(c, part, now);
         return;
     }
     const dimfit_err err = make(c, part);
@@ -148,14 +154,16 @@ static void advance(struct dimfit *c, struct part *part, int64_t now) {
     part->due_ms = now + part->wait_ms;
 }
 
+/* The next in number, if it waits to be sent. */
+static struct part *queued_after(const struct part *part) {
+    struct part *const after = part->number != 0 ? number_after(part) : NULL;
+    return after != NULL && after->state == PART_QUEUED ? after : NULL;
+}
+
 /* The part, and behind it those that waited for its number. */
 static void make_and_send(struct dimfit *c, struct part *part, int64_t now) {
-    for (; part != NULL; part = number_after(part)) {
+    for (; part != NULL; part = queued_after(part))
         advance(c, part, now);
-        const struct part *const after = part->number != 0 ? number_after(part) : NULL;
-        if (after == NULL || after->state != PART_QUEUED)
-            break;
-    }
 }
 
 /* ---- ends -------------------------------------------------------------------------------------
@@ -163,10 +171,9 @@ static void make_and_send(struct dimfit *c, struct part *part, int64_t now) {
 
 /* A part that is done, its number used. Those that waited behind it go on. */
 static void settle(struct dimfit *c, struct part *part, int64_t now) {
-    struct part *const after = part->number != 0 ? number_after(part) : NULL;
+    struct part *const after = queued_after(part);
     link_remove(link_of(c, part), part);
-    if (after != NULL && after->state == PART_QUEUED)
-        make_and_send(c, after, now);
+    make_and_send(c, after, now);
 }
 
 static const char *const UNKNOWN =
@@ -252,12 +259,17 @@ static void take_layout(struct dimfit *c, struct part *part, zmq_msg_t *body, in
     fail(part, part->err, link_of(c, part), "no usable layout came with the answer");
 }
 
-/* A number before it was refused, so that it came too early; or the shard lacks what it has
+/* The number before it was refused, or got lost, so that it came too early. Behind a copy sent
+ * since then it has its turn; otherwise it waits for one. Or the shard lacks what it has
  * acknowledged. */
 static void take_gap(struct dimfit *c, struct part *part, uint64_t expected, int64_t now) {
     if (expected > part->settled) {
+        const struct part *const before = number_before(link_of(c, part), part);
         not_taken(part);
-        make_and_send(c, part, now);
+        if (before == NULL || before->place > part->place)
+            make_and_send(c, part, now);
+        else
+            queue(c, part, now);
         return;
     }
     fail(
@@ -393,6 +405,7 @@ static void repeat(struct dimfit *c, struct part *part, int64_t now, bool *asked
     part->sent |= send_part(link_of(c, part), part);
     part->wait_ms = 2 * part->wait_ms < LONGEST_WAIT_MS ? 2 * part->wait_ms : LONGEST_WAIT_MS;
     part->due_ms = now + part->wait_ms;
+    make_and_send(c, queued_after(part), now);
 }
 
 static struct part *first_due(const struct link *link, int64_t now) {

@@ -12,8 +12,8 @@
  *
  *               +-------- refused: stale epoch ---------+
  *               v                                       |
- *     start -> WAITING --- refused: frozen, ahead --> BACKOFF     a number before it is in BACKOFF
- *               |  ^ \------------- gap ------------> QUEUED      or QUEUED
+ *     start -> WAITING --- refused: frozen, ahead --> BACKOFF
+ *               |  ^ \------------- gap ------------> QUEUED, until the number before it is sent
  *               |  +------- sent again ----------------+
  *               v
  *     DONE, HELD (frozen, and not to wait for that), FAILED
@@ -48,6 +48,7 @@ struct part {
     enum part_state state;
     uint64_t number;             /* of a recorded request; 0: none */
     uint64_t settled;            /* numbers that had been settled when it was sent */
+    uint64_t place;              /* of its last copy in all that was sent on the link */
     bool sent;                   /* a copy may be on its way or applied */
     bool repeated;               /* more than one copy may be */
     int64_t due_ms;              /* when to send (again) */
@@ -65,6 +66,7 @@ struct link {
     char endpoint[CLUSTER_ENDPOINT_MAX + 1];
     uint64_t incarnation; /* of the numbering; grows when a number's fate stays unknown */
     uint64_t number;      /* the last that was given out */
+    uint64_t places;      /* messages sent */
     bool heard;           /* it has answered before */
     struct part *first;   /* in the order they were started */
 };

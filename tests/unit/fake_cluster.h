@@ -13,7 +13,7 @@
 #include "proto/section.h"
 #include "proto/wire.h"
 
-enum { FAKE_SHARDS_MAX = 4, FAKE_ROWS_MAX = 32, FAKE_REQUESTS_MAX = 64, FAKE_BODY_MAX = 1024 };
+enum { FAKE_SHARDS_MAX = 4, FAKE_ROWS_MAX = 32, FAKE_REQUESTS_MAX = 256, FAKE_BODY_MAX = 1024 };
 
 struct fake_request {
     struct wire_header header;

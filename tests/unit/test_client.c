@@ -1,5 +1,5 @@
 #include "worker/dimfit.h"
-#include "tests/unit/fake_cluster.h"
+#include "tests/unit/client_scene.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -11,112 +11,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-
-/* A fake cluster of two shards with a client of it, two slots of dim 4. */
-struct fixture {
-    struct fake *fake;
-    struct dimfit *client;
-    struct layout
-        *next;       /* epoch 1: slot 1 keeps axes 2 and 0, slot 2 a dense basis of two columns */
-    uint64_t key[2]; /* of slot 1, on shard 0 and on shard 1 */
-};
-
-enum { DIM = 4 };
-
-static const double basis[DIM * 2] = {0.6, 0, 0.8, 0, 0, 1, 0, 0};
-static const double mean[DIM] = {1, 2, 3, 4};
-
-static void *copy(const void *from, size_t bytes) {
-    void *const to = malloc(bytes);
-    assert_non_null(to);
-    return memcpy(to, from, bytes);
-}
-
-static struct layout *first_layout(void) {
-    struct layout *layout;
-    assert_int_equal(layout_new(0, 7, &layout), DIMFIT_OK);
-    for (uint32_t id = 1; id <= 2; id++) {
-        struct layout_slot slot = {.id = id, .dim = DIM, .width = DIM, .search = true};
-        slot.optimizer.lr = 0.1f;
-        slot.name[0] = (char)('a' + id);
-        assert_int_equal(layout_add_slot(layout, &slot, NULL), DIMFIT_OK);
-    }
-    return layout;
-}
-
-static struct layout *second_layout(const struct layout *first) {
-    static const uint16_t axes[2] = {2, 0};
-    static const double shift[2];
-    struct layout *layout;
-    assert_int_equal(layout_copy(first, &layout), DIMFIT_OK);
-    layout->epoch = 1;
-    struct layout_slot *const a = &layout->slots[0], *const b = &layout->slots[1];
-    a->width = b->width = 2;
-    memcpy(a->axes, axes, sizeof axes);
-    free(b->axes);
-    b->axes = NULL;
-    b->basis = copy(basis, sizeof basis);
-    b->init_map = copy(basis, sizeof basis);
-    b->mean = copy(mean, sizeof mean);
-    b->init_shift = copy(shift, sizeof shift);
-    return layout;
-}
-
-static int set_up(void **state) {
-    struct fixture *const f = calloc(1, sizeof *f);
-    struct layout *first = first_layout();
-    f->next = second_layout(first);
-    f->fake = fake_start(2, first);
-    layout_destroy(&first);
-    const struct dimfit_options options = {.size = sizeof options, .timeout = 2.5};
-    assert_int_equal(dimfit_connect(fake_endpoint(f->fake), &options, &f->client), DIMFIT_OK);
-    for (size_t s = 0; s < 2; s++)
-        f->key[s] = fake_key_on(f->fake, 1, s, 100);
-    *state = f;
-    return 0;
-}
-
-static int tear_down(void **state) {
-    struct fixture *const f = *state;
-    dimfit_close(&f->client);
-    fake_stop(&f->fake);
-    layout_destroy(&f->next);
-    free(f);
-    return 0;
-}
-
-static struct dimfit_rows rows_of(uint32_t slot, const uint64_t *keys, size_t n, float *values) {
-    return (struct dimfit_rows){.slot = slot, .n = n, .keys = keys, .values = values, .width = DIM};
-}
-
-/* Push (1, 2, 3, 4) to slot 1's key on each shard. */
-static dimfit_err push_both(struct fixture *f, struct dimfit_push push) {
-    float g[2 * DIM] = {1, 2, 3, 4, 1, 2, 3, 4};
-    const struct dimfit_rows rows = rows_of(1, f->key, 2, g);
-    return dimfit_push(f->client, DIMFIT_FULL, &rows, 1, &push);
-}
-
-static dimfit_err pull_both(struct fixture *f, float *v) {
-    const struct dimfit_rows rows = rows_of(1, f->key, 2, v);
-    return dimfit_pull(f->client, DIMFIT_FULL, &rows, 1);
-}
-
-static const struct dimfit_push train = {.mode = DIMFIT_TRAIN};
-
-static void assert_says(const struct fixture *f, const char *text) {
-    if (strstr(dimfit_errmsg(f->client), text) == NULL)
-        fail_msg("'%s' does not say '%s'", dimfit_errmsg(f->client), text);
-}
-
-static void move_on(struct fixture *f) {
-    fake_layout(f->fake, f->next);
-    for (size_t s = 0; s < 2; s++)
-        fake_switch(f->fake, s);
-}
-
-static float grad(const struct fake_request *r, size_t section, size_t i) {
-    return load_f32(r->sections.items[section].grads + 4 * i);
-}
 
 /* ---- rows --------------------------------------------------------------------------------------
  */
@@ -272,7 +166,7 @@ static void a_full_pull_goes_on_through_a_new_layout(void **state) {
     const float axes[DIM] = {r[1], 0, r[0], 0};
     for (size_t j = 0; j < DIM; j++) {
         assert_true(v[0][j] == axes[j]);
-        const double dense = mean[j] + r[0] * basis[2 * j] + r[1] * basis[2 * j + 1];
+        const double dense = client_mean[j] + r[0] * client_basis[2 * j] + r[1] * client_basis[2 * j + 1];
         assert_float_equal(v[1][j], dense, 1e-4);
     }
     assert_int_equal(dimfit_layout(f->client)->epoch, 1);
