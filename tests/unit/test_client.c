@@ -166,7 +166,8 @@ static void a_full_pull_goes_on_through_a_new_layout(void **state) {
     const float axes[DIM] = {r[1], 0, r[0], 0};
     for (size_t j = 0; j < DIM; j++) {
         assert_true(v[0][j] == axes[j]);
-        const double dense = client_mean[j] + r[0] * client_basis[2 * j] + r[1] * client_basis[2 * j + 1];
+        const double dense = client_mean[j] + r[0] * client_basis[2 * j] +
+                             r[1] * client_basis[2 * j + 1];
         assert_float_equal(v[1][j], dense, 1e-4);
     }
     assert_int_equal(dimfit_layout(f->client)->epoch, 1);
