@@ -51,6 +51,7 @@ size_t wire_encode(const struct wire_header *header, uint8_t *out) {
     m.tag = header->tag;
     m.timeout_ms = header->timeout_ms;
     m.day = header->day;
+    m.plain = header->plain;
 
     _Static_assert(sizeof detail.text + sizeof name + 256 <= WIRE_HEADER_MAX,
                    "all fields at their longest fit a header frame");
@@ -120,6 +121,7 @@ dimfit_err wire_decode(const void *bytes, size_t len, struct wire_header *out,
         .step = m->step,
         .samples = m->samples,
         .tag = m->tag,
+        .plain = m->plain,
     };
     if (!text_copy(h.name, sizeof h.name, m->name) ||
         !text_copy(h.detail.text, sizeof h.detail.text, m->detail))

@@ -22,8 +22,8 @@ enum {
 /* Numbers are reserved, never reused. First column: who asks whom. */
 #define WIRE_KIND_MAP(X)                                                                           \
     /* worker -> shard */                                                                          \
-    X(1, PULL)        /* body: sections of keys; reply: f32 values in section order */             \
-    X(2, PUSH)        /* body: sections of keys, gradients, lookups; mode: PUSH_*; recorded */     \
+    X(1, PULL) /* body: sections of keys; mode: PULL_*; reply: f32 values, section by section */   \
+    X(2, PUSH) /* body: sections of keys, gradients, lookups; mode: PUSH_*; recorded */            \
     X(3, DENSE_RESET) /* name, tag; body: struct optimizer + f32; reply mode 1 created, 0 there */ \
     X(4, DENSE_PULL)  /* name, tag; reply: f32 */                                                  \
     X(5, DENSE_PUSH)  /* name, tag; body: f32 gradient; recorded */                                \
@@ -77,6 +77,8 @@ enum wire_mode {
     PUSH_TRAIN = 1 << 0, /* apply the optimizer */
     PUSH_SCORE = 1 << 1, /* add to the score sums */
 
+    PULL_HALF = 1 << 0, /* the reply is float16 */
+
     SCORE_EXHAUSTED = 1 << 0, /* asker: I have no further samples */
     SCORE_OVER = 1 << 1,      /* reply: scoring has ended */
 
@@ -99,7 +101,7 @@ struct wire_header {
     dimfit_err status;
     uint32_t mode, timeout_ms;
     uint32_t day; /* of a push: days since 1970-01-01 (UTC), 0 unknown */
-    uint64_t request, client, incarnation, seq, epoch, step, samples, tag;
+    uint64_t request, client, incarnation, seq, epoch, step, samples, tag, plain;
     char name[WIRE_NAME_MAX + 1];
     struct err_detail detail;
 };

@@ -1,3 +1,4 @@
+#include "proto/pack.h"
 #include "server/shard_internal.h"
 
 #include <stdlib.h>
@@ -227,6 +228,26 @@ static dimfit_err check_frozen(struct shard *shard, const struct wire_header *re
                    "a search scores with training held; the push is to be repeated");
 }
 
+/* A packed body is unpacked for its handler alone. */
+static dimfit_err run_handler(struct shard *shard, shard_handler *handler,
+                              const struct shard_message *in, struct shard_reply *reply) {
+    if (in->header->plain == 0)
+        return handler(shard, in, reply);
+    struct err_detail *const detail = &reply->header.detail;
+    const size_t plain = (size_t)in->header->plain;
+    dimfit_err err = unpack_check(in->len, in->header->plain, WIRE_BODY_MAX, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    uint8_t *const body = malloc(plain);
+    if (body == NULL)
+        return err_set(detail, DIMFIT_ERR_NOMEM, "no memory to unpack %zu bytes", plain);
+    err = unpack(in->body, in->len, body, plain, detail);
+    if (err == DIMFIT_OK)
+        err = handler(shard, &(struct shard_message){in->header, body, plain}, reply);
+    free(body);
+    return err;
+}
+
 static dimfit_err handle(struct shard *shard, const struct shard_message *in,
                          struct shard_reply *reply) {
     const struct request_rules *const rules = rules_of(in->header->kind);
@@ -248,7 +269,7 @@ static dimfit_err handle(struct shard *shard, const struct shard_message *in,
     err = check_frozen(shard, in->header, reply);
     if (err != DIMFIT_OK)
         return err;
-    err = rules->handler(shard, in, reply);
+    err = run_handler(shard, rules->handler, in, reply);
     if (err != DIMFIT_OK)
         shard->counters.refused++;
     if (rules->recorded)

@@ -113,6 +113,8 @@ static dimfit_err start(struct dimfit *c, const char *endpoint,
                        timeout, TIMEOUT_SECONDS_MAX);
     c->timeout_ms = timeout > 0 ? (int64_t)ceil(timeout * 1000) : DEFAULT_TIMEOUT_MS;
     c->deadline_ms = client_now_ms() + c->timeout_ms;
+    c->half = options->half != 0;
+    c->pack = options->pack != 0;
     c->client = options->client;
     if (c->client == 0 && getrandom(&c->client, sizeof c->client, 0) != sizeof c->client)
         return err_set(&c->detail, DIMFIT_ERR_IO, "no random numbers for an identity");

@@ -1,6 +1,8 @@
+#include "proto/pack.h"
 #include "worker/client_internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 enum {
     FIRST_WAIT_MS = 1000, /* a silent shard is asked again after so long, then twice as long ... */
@@ -95,6 +97,20 @@ static bool send_part(struct link *link, struct part *part) {
     return sent;
 }
 
+/* Packed where that makes it smaller; where there is no memory to try, it goes as it is. */
+static void pack_body(struct part *part) {
+    const size_t plain = zmq_msg_size(&part->body), bound = pack_bound(plain);
+    uint8_t *const bytes = bound > 0 ? malloc(bound) : NULL;
+    const size_t len = bytes != NULL ? pack(zmq_msg_data(&part->body), plain, bytes) : 0;
+    zmq_msg_t packed;
+    if (len > 0 && zmq_msg_init_size(&packed, len) == 0) {
+        memcpy(zmq_msg_data(&packed), bytes, len);
+        zmq_msg_move(&part->body, &packed);
+        part->header.plain = plain;
+    }
+    free(bytes);
+}
+
 static dimfit_err make(struct dimfit *c, struct part *part) {
     const struct link *const link = link_of(c, part);
     zmq_msg_close(&part->body);
@@ -109,7 +125,10 @@ static dimfit_err make(struct dimfit *c, struct part *part) {
     };
     view_drop(&part->view);
     part->view = view_hold(c->view);
-    return part->of->make(c, part->of, part);
+    const dimfit_err err = part->of->make(c, part->of, part);
+    if (err == DIMFIT_OK && c->pack)
+        pack_body(part);
+    return err;
 }
 
 static void abandon(struct dimfit *c, struct part *part, int64_t now);

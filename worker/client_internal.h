@@ -129,6 +129,7 @@ struct dimfit {
     pid_t pid; /* whose handle it is: sockets do not survive a fork */
     uint64_t client, incarnation;
     int64_t timeout_ms;
+    bool half, pack;     /* options */
     int64_t deadline_ms; /* of the call under way */
     struct rpc *coordinator;
     void *context;

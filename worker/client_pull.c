@@ -1,6 +1,11 @@
+#include "proto/half.h"
 #include "worker/client_call.h"
 
 #include <stdlib.h>
+
+static size_t value_bytes(const struct dimfit *c) {
+    return c->half ? sizeof(uint16_t) : sizeof(float);
+}
 
 static dimfit_err make(struct dimfit *c, struct exchange *x, struct part *part) {
     struct dimfit_call *const call = x->self;
@@ -11,6 +16,7 @@ static dimfit_err make(struct dimfit *c, struct exchange *x, struct part *part) 
     if (call->view == DIMFIT_COMPACT && part->view->shown.epoch != call->epoch)
         return call_stale(call, part);
     part->header.kind = WIRE_PULL;
+    part->header.mode = c->half ? PULL_HALF : 0;
     uint8_t *ignored;
     return call_body(call, part, &size, false, 0, &ignored);
 }
@@ -19,30 +25,36 @@ static dimfit_err take(struct dimfit *c, struct exchange *x, struct part *part,
                        const struct wire_header *header) {
     struct part_size size;
     const dimfit_err err = call_sections(x->self, part, &size);
-    const size_t expected = size.values * sizeof(float), len = zmq_msg_size(&part->answer);
+    const size_t expected = size.values * value_bytes(c), len = zmq_msg_size(&part->answer);
     if (err == DIMFIT_OK && len != expected)
         return err_set(&part->detail, DIMFIT_ERR_PROTOCOL, "an answer of %zu bytes, not %zu", len,
                        expected);
     return err;
 }
 
-/* Each row goes to where its key occurred first; repeats are filled in at the end. Received bytes
- * may lie at any address: a row that is computed with is copied first. */
-static void put_rows(const struct dimfit_call *call, struct part *part) {
+/* Values as received, at any address, as floats. */
+static void take_values(const struct dimfit *c, const uint8_t *from, size_t n, float *to) {
+    if (c->half)
+        half_decode(from, n, to);
+    else
+        memcpy(to, from, n * sizeof *to);
+}
+
+/* Each row goes to where its key occurred first; repeats are filled in at the end. */
+static void put_rows(const struct dimfit *c, const struct dimfit_call *call, struct part *part) {
     const uint8_t *at = zmq_msg_data(&part->answer);
     float r[LAYOUT_DIM_MAX];
     for (size_t i = 0; i < call->n; i++) {
         const struct view_slot *const slot = call_map(part->view, call->rows[i].slot);
-        const size_t bytes = slot->width * sizeof(float);
         const bool same = call_is_same(call, slot);
         struct span span = call_span(call, i, part->shard);
         while (span.at < span.end) {
             float *const out = call_row(call, i, span.at);
             const size_t run = same ? call_run(call, i, span) : 1;
-            memcpy(same ? out : r, at, run * bytes);
+            take_values(c, at, run * slot->width, same ? out : r);
             if (!same)
                 view_rows(slot, r, out);
-            at += run * bytes;
+            at += run * slot->width * value_bytes(c);
             span.at += run;
         }
     }
@@ -63,7 +75,7 @@ static void fill_repeats(const struct dimfit_call *call) {
 /* The caller's arrays are written once every part has been answered. */
 static void finish(struct dimfit *c, struct dimfit_call *call) {
     for (size_t p = 0; p < call->exchange.n_parts; p++)
-        put_rows(call, &call->exchange.parts[p]);
+        put_rows(c, call, &call->exchange.parts[p]);
     fill_repeats(call);
     if (call->view == DIMFIT_COMPACT)
         c->compact_epoch = call->epoch;

@@ -65,6 +65,8 @@ struct dimfit_options {
     double timeout;       /* seconds any call may take, up to 1e6; 0: 10 */
     uint64_t client;      /* identity for exactly-once; 0: a random one */
     uint64_t incarnation; /* of that identity, growing with restarts; 0: the time in ns */
+    int half;             /* pulled rows travel as float16: half the bytes, errors to 2^-11 */
+    int pack;             /* LZ4 for requests that a sample says it pays for: sparse gradients */
 };
 
 /* Connect and fetch map and layout; waits up to the timeout for the coordinator and all its shards.

@@ -25,6 +25,7 @@ static struct wire_header full(void) {
         .step = UINT64_MAX - 4,
         .samples = UINT64_MAX - 5,
         .tag = UINT64_MAX - 6,
+        .plain = UINT64_MAX - 7,
     };
     memset(h.name, 'n', sizeof h.name - 1);
     memset(h.detail.text, 'd', sizeof h.detail.text - 1);

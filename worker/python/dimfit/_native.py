@@ -24,6 +24,8 @@ class Options(ctypes.Structure):
         ("timeout", c_double),
         ("client", c_uint64),
         ("incarnation", c_uint64),
+        ("half", c_int),
+        ("pack", c_int),
     ]
 
 

@@ -28,18 +28,23 @@ _LAYOUT_CHASES = 8
 _POLL_FIRST, _POLL_MOST = 0.002, 0.1
 
 
-def connect(endpoint: str, keys: Any = None, timeout: float = 10) -> Client:
+def connect(
+    endpoint: str, keys: Any = None, timeout: float = 10, half: bool = False, pack: bool = False
+) -> Client:
     """Connect to the coordinator at `endpoint` (tcp://host:port, ipc://path).
 
     Waits until coordinator and shards are all there, at most `timeout` seconds; every later call
     has the same limit. `keys` is for clusters that encrypt, which this version cannot.
+    half: pulled rows travel as float16, half the bytes with a relative error of at most 2^-11.
+    pack: requests are compressed with LZ4 where a sample says that it pays, as for gradients that
+    are mostly zero.
 
     Raises Error: UNREACHABLE when nobody answers, UNSUPPORTED when keys are given, INVALID for an
     endpoint or timeout that is none.
     """
     if keys is not None:
         raise Error("UNSUPPORTED", "keys: this version does not encrypt; leave them out")
-    return Client(endpoint, timeout)
+    return Client(endpoint, timeout, half, pack)
 
 
 class Client:
@@ -51,14 +56,18 @@ class Client:
     Threads may share a client; they take turns. A thread that is not to wait has its own.
     """
 
-    def __init__(self, endpoint: str, timeout: float = 10) -> None:
+    def __init__(
+        self, endpoint: str, timeout: float = 10, half: bool = False, pack: bool = False
+    ) -> None:
         self._handle: int | None = None
         self._lock = threading.RLock()
         self._lib = _native.library()
         seconds = _real("timeout", timeout)
         if not seconds > 0:
             raise Error("INVALID", f"timeout {timeout} is not a positive number of seconds")
-        options = _native.Options(size=ctypes.sizeof(_native.Options), timeout=seconds)
+        options = _native.Options(
+            size=ctypes.sizeof(_native.Options), timeout=seconds, half=bool(half), pack=bool(pack)
+        )
         handle = ctypes.c_void_p()
         number = self._lib.dimfit_connect(
             _text("endpoint", endpoint), ctypes.byref(options), ctypes.byref(handle)
