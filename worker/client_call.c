@@ -169,9 +169,13 @@ dimfit_err call_start_one(struct dimfit *c, struct dimfit_call *call, size_t sha
 }
 
 dimfit_err call_wait(struct dimfit *c, struct dimfit_call *call) {
-    const dimfit_err err = exchange_finish(c, &call->exchange);
+    dimfit_err err = exchange_finish(c, &call->exchange);
     if (err == DIMFIT_OK && call->finish != NULL)
         call->finish(c, call);
+    if (err == DIMFIT_ERR_FROZEN && !call->exchange.hold) {
+        const dimfit_err kept = held_keep(c, call);
+        err = kept != DIMFIT_OK ? kept : err;
+    }
     call_end(c, call);
     return err;
 }

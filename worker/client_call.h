@@ -119,18 +119,14 @@ dimfit_err call_stale(const struct dimfit_call *call, struct part *part);
 dimfit_err call_start(struct dimfit *c, struct dimfit_call *call) MUST_CHECK;
 /* Send it to one shard. */
 dimfit_err call_start_one(struct dimfit *c, struct dimfit_call *call, size_t shard) MUST_CHECK;
-/* Wait for a started call, and be done with it. */
+/* Wait for a started call, and be done with it. FROZEN: what was not to wait is held. */
 dimfit_err call_wait(struct dimfit *c, struct dimfit_call *call) MUST_CHECK;
 
 /* Start a push whose arrays were checked: split, sum, send. */
 dimfit_err push_start(struct dimfit *c, struct dimfit_call *call, bool hold) MUST_CHECK;
-/* Wait for a push that does not wait out a freeze: FROZEN leaves in *held what the frozen shards
- * have not taken. */
-dimfit_err push_finish(struct dimfit *c, struct dimfit_call *call, struct held **held) MUST_CHECK;
 
-/* Keep what frozen shards have not taken of a push. */
-dimfit_err held_keep(struct dimfit *c, const struct dimfit_call *call,
-                     struct held **out) MUST_CHECK;
+/* Keep with the handle, which holds nothing, what frozen shards have not taken of a push. */
+dimfit_err held_keep(struct dimfit *c, const struct dimfit_call *call) MUST_CHECK;
 /* Deliver what is held; FROZEN when the freeze goes on, at once or, waiting, at the deadline. */
 dimfit_err held_flush(struct dimfit *c, bool wait) MUST_CHECK;
 

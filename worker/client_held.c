@@ -43,7 +43,8 @@ static bool keep_slot(const struct dimfit_call *call, size_t i, struct grads *ou
     return true;
 }
 
-dimfit_err held_keep(struct dimfit *c, const struct dimfit_call *call, struct held **out) {
+dimfit_err held_keep(struct dimfit *c, const struct dimfit_call *call) {
+    base_assert(c->held == NULL);
     struct held *held = calloc(1, sizeof *held);
     bool whole = held != NULL;
     if (whole) {
@@ -61,7 +62,7 @@ dimfit_err held_keep(struct dimfit *c, const struct dimfit_call *call, struct he
         held_destroy(&held);
         return err_set(&c->detail, DIMFIT_ERR_NOMEM, "no memory to hold a push; it is lost");
     }
-    *out = held;
+    c->held = held;
     return DIMFIT_OK;
 }
 
@@ -70,26 +71,9 @@ static struct dimfit_rows rows_of(const struct grads *g) {
         .slot = g->slot, .n = g->n, .keys = g->key, .values = g->values, .width = g->width};
 }
 
-static dimfit_err flush_call(struct dimfit *c, struct dimfit_call *call) {
-    struct held *const held = c->held;
-    struct held *rest = NULL;
-    call->push = held->push;
-    call->epoch = held->push.epoch;
-    for (size_t i = 0; i < held->n; i++)
-        call->slots[i].counts = held->slots[i].count;
-    dimfit_err err = push_start(c, call, false);
-    if (err == DIMFIT_OK)
-        err = push_finish(c, call, &rest);
-    else
-        call_end(c, call);
-    held_destroy(&c->held);
-    c->held = rest;
-    return err;
-}
-
 /* Deliver what the shards take now; the rest stays held. */
 static dimfit_err flush_once(struct dimfit *c) {
-    const struct held *const held = c->held;
+    struct held *held = c->held;
     struct dimfit_rows *const rows = calloc(held->n + 1, sizeof *rows);
     if (rows == NULL)
         return err_set(&c->detail, DIMFIT_ERR_NOMEM,
@@ -97,9 +81,22 @@ static dimfit_err flush_once(struct dimfit *c) {
     for (size_t i = 0; i < held->n; i++)
         rows[i] = rows_of(&held->slots[i]);
     struct dimfit_call *call;
-    const dimfit_err err = call_new(c, held->view, rows, held->n, &call);
+    dimfit_err err = call_new(c, held->view, rows, held->n, &call);
     free(rows);
-    return err != DIMFIT_OK ? err : flush_call(c, call);
+    if (err != DIMFIT_OK)
+        return err;
+    call->push = held->push;
+    call->epoch = held->push.epoch;
+    for (size_t i = 0; i < held->n; i++)
+        call->slots[i].counts = held->slots[i].count;
+    c->held = NULL;
+    err = push_start(c, call, false);
+    if (err == DIMFIT_OK)
+        err = call_wait(c, call);
+    else
+        call_end(c, call);
+    held_destroy(&held);
+    return err;
 }
 
 dimfit_err held_flush(struct dimfit *c, bool wait) {

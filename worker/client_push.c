@@ -237,19 +237,24 @@ dimfit_err push_start(struct dimfit *c, struct dimfit_call *call, bool hold) {
     return err;
 }
 
-dimfit_err push_finish(struct dimfit *c, struct dimfit_call *call, struct held **held) {
-    dimfit_err err = exchange_finish(c, &call->exchange);
-    if (err == DIMFIT_ERR_FROZEN) {
-        const dimfit_err kept = held_keep(c, call, held);
-        err = kept != DIMFIT_OK ? kept : err;
+/* What a freeze turns away of a push that is not to wait is kept by the handle, of one at a time.
+ */
+static dimfit_err check_held(struct dimfit *c, const struct dimfit_push *push) {
+    for (const struct dimfit_call *call = c->calls; push->no_hold && call; call = call->next) {
+        if (call->exchange.recorded && !call->exchange.hold)
+            return err_set(&c->detail, DIMFIT_ERR_STATE,
+                           "a push with no_hold is under way; wait for it first");
     }
-    call_end(c, call);
+    const dimfit_err err = held_flush(c, !push->no_hold);
+    if (err == DIMFIT_ERR_FROZEN)
+        return err_set(&c->detail, DIMFIT_ERR_STATE,
+                       "an earlier push is still held by the freeze; score, then flush it");
     return err;
 }
 
-/* Up to the call being under way; *out is set on success. */
-static dimfit_err begin(struct dimfit *c, enum dimfit_view view, const struct dimfit_rows *rows,
-                        size_t n, const struct dimfit_push *push, struct dimfit_call **out) {
+dimfit_err dimfit_push_async(struct dimfit *c, enum dimfit_view view,
+                             const struct dimfit_rows *rows, size_t n,
+                             const struct dimfit_push *push, struct dimfit_call **out) {
     struct dimfit_push how;
     struct dimfit_call *call = NULL;
     dimfit_err err = client_begin(c);
@@ -263,10 +268,7 @@ static dimfit_err begin(struct dimfit *c, enum dimfit_view view, const struct di
     const bool train = (how.mode & DIMFIT_TRAIN) != 0;
     err = check_arrays(c, call);
     if (err == DIMFIT_OK && train)
-        err = held_flush(c, !how.no_hold);
-    if (err == DIMFIT_ERR_FROZEN)
-        err = err_set(&c->detail, DIMFIT_ERR_STATE,
-                      "an earlier push is still held by the freeze; score, then flush it");
+        err = check_held(c, &how);
     if (err == DIMFIT_OK)
         err = push_start(c, call, !(train && how.no_hold));
     if (err == DIMFIT_OK)
@@ -276,20 +278,9 @@ static dimfit_err begin(struct dimfit *c, enum dimfit_view view, const struct di
     return err;
 }
 
-dimfit_err dimfit_push_async(struct dimfit *c, enum dimfit_view view,
-                             const struct dimfit_rows *rows, size_t n,
-                             const struct dimfit_push *push, struct dimfit_call **out) {
-    if (push != NULL && push->no_hold != 0)
-        return err_set(&c->detail, DIMFIT_ERR_INVALID,
-                       "no_hold is for dimfit_push(): a push that is held has to be waited for");
-    return begin(c, view, rows, n, push, out);
-}
-
 dimfit_err dimfit_push(struct dimfit *c, enum dimfit_view view, const struct dimfit_rows *rows,
                        size_t n, const struct dimfit_push *push) {
     struct dimfit_call *call;
-    const dimfit_err err = begin(c, view, rows, n, push, &call);
-    if (err != DIMFIT_OK)
-        return err;
-    return call->exchange.hold ? call_wait(c, call) : push_finish(c, call, &c->held);
+    const dimfit_err err = dimfit_push_async(c, view, rows, n, push, &call);
+    return err != DIMFIT_OK ? err : call_wait(c, call);
 }

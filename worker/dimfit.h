@@ -179,7 +179,7 @@ enum { DIMFIT_CALLS_MAX = 64 };
  * must be waited for, in any order, or goes with the handle. Shards take the requests of a handle
  * in the order they were sent, so that a pull sees the pushes before it. The handle's time limit
  * runs from dimfit_wait(): in between nothing happens. LIMIT when DIMFIT_CALLS_MAX are under way;
- * INVALID for a push with no_hold. *out is set on DIMFIT_OK only. */
+ * STATE for a second push with no_hold beside one. *out is set on DIMFIT_OK only. */
 DIMFIT_API dimfit_err dimfit_pull_async(struct dimfit *c, enum dimfit_view view,
                                         const struct dimfit_rows *rows, size_t n,
                                         struct dimfit_call **out) DIMFIT_MUST_CHECK;

@@ -285,15 +285,26 @@ static void too_many_calls_under_way_are_refused(void **state) {
     /* The rest goes with the handle. */
 }
 
-static void a_held_push_cannot_be_asynchronous(void **state) {
+static void a_push_that_is_not_to_wait_is_held_by_its_wait_one_at_a_time(void **state) {
     struct fixture *const f = *state;
-    float g[DIM] = {1};
+    struct calls calls;
+    float g[DIM] = {7};
     const struct dimfit_rows rows = rows_of(1, f->key, 1, g);
     const struct dimfit_push push = {.mode = DIMFIT_TRAIN, .no_hold = 1};
-    struct dimfit_call *call = NULL;
-    assert_int_equal(dimfit_push_async(f->client, DIMFIT_FULL, &rows, 1, &push, &call),
-                     DIMFIT_ERR_INVALID);
-    assert_null(call);
+    struct dimfit_call *call, *second = NULL;
+    fake_freeze(f->fake, -1);
+    assert_int_equal(dimfit_push_async(f->client, DIMFIT_FULL, &rows, 1, &push, &call), DIMFIT_OK);
+    assert_int_equal(dimfit_push_async(f->client, DIMFIT_FULL, &rows, 1, &push, &second),
+                     DIMFIT_ERR_STATE);
+    assert_null(second);
+    start_pull(f, &calls, 0, f->key[0]);
+    assert_int_equal(dimfit_wait(f->client, &call), DIMFIT_ERR_FROZEN);
+    wait_for(f, &calls, 0, DIMFIT_OK);
+    fake_freeze(f->fake, 0);
+    g[0] = 0; /* the caller's again */
+    assert_int_equal(dimfit_flush(f->client), DIMFIT_OK);
+    assert_int_equal(fake_applied(f->fake, 0), 1);
+    assert_true(grad(fake_request(f->fake, 0, -1), 0, 0) == 7);
 }
 
 int main(void) {
@@ -316,7 +327,7 @@ int main(void) {
         T(dense_requests_are_under_way_with_rows),
         T(a_call_is_waited_for_once),
         T(too_many_calls_under_way_are_refused),
-        T(a_held_push_cannot_be_asynchronous),
+        T(a_push_that_is_not_to_wait_is_held_by_its_wait_one_at_a_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,26 +26,40 @@ struct state {
     struct figures valid;
 };
 
+/* How many batches from `from` on belong to workers before this one has its turn. */
+static size_t first_of(const struct learner_spec *spec, size_t from) {
+    return (spec->rank + spec->workers - from % spec->workers) % spec->workers;
+}
+
+/* None from batch `to` on. */
+static struct samples batch_of(const struct course *c, const struct state *st, size_t b,
+                               size_t to) {
+    const size_t n = c->data->n_part[DATASET_TRAIN], batch = c->options->learner.batch;
+    const size_t at = b * batch;
+    if (b >= to)
+        return (struct samples){0};
+    return (struct samples){st->order + at, n - at < batch ? n - at : batch};
+}
+
 static dimfit_err train_span(struct course *c, struct state *st, size_t from, size_t to,
                              struct err_detail *detail) {
     const struct learner_spec *const spec = &c->options->learner;
     const size_t n = c->data->n_part[DATASET_TRAIN];
     const double begin = progress_now(), before = st->seconds;
-    for (size_t b = from; b < to; b++) {
-        if (b % spec->workers != spec->rank)
-            continue;
-        const size_t at = b * spec->batch, m = n - at < spec->batch ? n - at : spec->batch;
+    for (size_t b = from + first_of(spec, from); b < to; b += spec->workers) {
+        const struct samples of = batch_of(c, st, b, to);
         double loss = 0;
-        const dimfit_err err = learner_train(c->learner, st->order + at, m, &loss, detail);
+        const dimfit_err err = learner_train(c->learner, of, batch_of(c, st, b + spec->workers, to),
+                                             &loss, detail);
         if (err != DIMFIT_OK)
             return err;
         st->loss += loss;
         st->batches++;
-        st->trained += m;
+        st->trained += of.n;
         st->seconds = before + progress_now() - begin;
         const double rate = (double)st->trained * spec->workers / st->seconds;
         progress_step(c->progress, st->what, st->epoch + 1, (double)b / (double)st->n_batches, rate,
-                      st->loss / (double)st->batches, (double)(n - at) / rate);
+                      st->loss / (double)st->batches, (double)(n - b * spec->batch) / rate);
     }
     return DIMFIT_OK;
 }
@@ -81,8 +95,7 @@ static dimfit_err evaluate(struct course *c, struct state *st, double share, boo
     double verdict = 0;
     dimfit_err err = learner_barrier(c->learner, detail);
     if (err == DIMFIT_OK && spec->rank == 0) {
-        err = learner_evaluate(c->learner, c->data->part[DATASET_VALID],
-                               c->data->n_part[DATASET_VALID], &st->valid, detail);
+        err = learner_evaluate(c->learner, samples_of(c->data, DATASET_VALID), &st->valid, detail);
         if (err != DIMFIT_OK)
             return err;
         verdict = judge(st);

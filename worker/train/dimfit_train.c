@@ -20,8 +20,8 @@ static dimfit_err test(struct course *c, const char *what, struct figures *out,
                        struct err_detail *detail) {
     if (c->options->learner.rank != 0)
         return DIMFIT_OK;
-    const dimfit_err err = learner_evaluate(c->learner, c->data->part[DATASET_TEST],
-                                            c->data->n_part[DATASET_TEST], out, detail);
+    const dimfit_err err = learner_evaluate(c->learner, samples_of(c->data, DATASET_TEST), out,
+                                            detail);
     if (err == DIMFIT_OK && !isnan(out->logloss))
         progress_say(c->progress, "%s: test logloss %.5f auc %.5f", what, out->logloss, out->auc);
     return err;
@@ -52,8 +52,7 @@ static dimfit_err begin_retraining(struct course *c, const struct figures *befor
     dimfit_err err = DIMFIT_OK;
     if (c->options->learner.rank == 0) {
         struct figures now = {NAN, NAN};
-        err = learner_evaluate(c->learner, c->data->part[DATASET_VALID],
-                               c->data->n_part[DATASET_VALID], &now, detail);
+        err = learner_evaluate(c->learner, samples_of(c->data, DATASET_VALID), &now, detail);
         kept = now.logloss <= before->logloss * (1 + KEPT);
     }
     if (err == DIMFIT_OK)

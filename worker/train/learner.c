@@ -2,6 +2,7 @@
 #include "worker/train/carry.h"
 #include "worker/train/mem.h"
 #include "worker/train/metrics.h"
+#include "worker/train/pass.h"
 #include "worker/train/weights.h"
 
 #include <inttypes.h>
@@ -20,15 +21,6 @@ enum {
 /* Purposes of the seed. */
 enum { SEED_FIRST = 1, SEED_REST, SEED_SCORE_ORDER };
 
-/* One batch on its way through the model. */
-struct pass {
-    struct batch batch;
-    real *x, *dx; /* [max_batch][input width] */
-    real *count;  /* [max_batch][n_slots]; NULL: not needed */
-    real *linear, *dlogit;
-    real *dweights[MODEL_GROUPS];
-};
-
 struct learner {
     struct learner_spec spec;
     const struct dataset *data;
@@ -40,10 +32,15 @@ struct learner {
     struct carry_slot *layout; /* [n_slots]; compact only */
     struct model *model;
     struct weights weights;
-    double pace;              /* of training steps, 1 at first */
-    struct pass train, score; /* apart: a held training batch outlives a scoring phase */
-    uint32_t *score_order;    /* the validation part, shuffled */
-    uint64_t meetings;        /* barriers so far */
+    double pace; /* of training steps, 1 at first */
+    /* Two of each: one is computed while the next one's rows are on their way. Apart, since a held
+     * training batch outlives a scoring phase. */
+    struct feed {
+        struct pass passes[2];
+        size_t now; /* the one that is computed */
+    } train, score;
+    uint32_t *score_order; /* the validation part, shuffled */
+    uint64_t meetings;     /* barriers so far */
 };
 
 static dimfit_err fail(const struct learner *l, dimfit_err err, const char *what,
@@ -57,36 +54,20 @@ static bool compact(const struct learner *l) {
 
 /* ---- the layout the model computes in -------------------------------------------------------- */
 
-/* What depends on the stored widths; the other dense gradients outlive a layout change. */
-static void pass_fit(struct pass *pass, const struct learner *l) {
-    const size_t input = model_input_width(l->model);
-    pass->x = mem_resize(pass->x, l->max_batch * input, sizeof(real));
-    pass->dx = mem_resize(pass->dx, l->max_batch * input, sizeof(real));
-    pass->dweights[MODEL_PROJ] = mem_resize(pass->dweights[MODEL_PROJ],
-                                            model_group_size(l->model, MODEL_PROJ), sizeof(real));
+static void feed_init(struct feed *feed, const struct learner *l) {
+    for (size_t i = 0; i < 2; i++)
+        pass_init(&feed->passes[i], l->data, l->model, l->max_batch,
+                  compact(l) && l->data->slot != NULL);
 }
 
-static void pass_init(struct pass *pass, const struct learner *l) {
-    batch_init(&pass->batch, l->data);
-    if (compact(l) && l->data->slot != NULL)
-        pass->count = mem_alloc(l->max_batch * l->data->n_slots, sizeof(real));
-    pass->linear = mem_alloc(l->max_batch, sizeof(real));
-    pass->dlogit = mem_alloc(l->max_batch, sizeof(real));
-    for (enum model_group g = 0; g < MODEL_PROJ; g++)
-        pass->dweights[g] = mem_alloc(model_group_size(l->model, g), sizeof(real));
-    pass_fit(pass, l);
+static void feed_fit(struct feed *feed, const struct learner *l) {
+    for (size_t i = 0; i < 2; i++)
+        pass_fit(&feed->passes[i], l->model, l->max_batch);
 }
 
-static void pass_fini(struct pass *pass) {
-    batch_fini(&pass->batch);
-    free(pass->x);
-    free(pass->dx);
-    free(pass->count);
-    free(pass->linear);
-    free(pass->dlogit);
-    for (enum model_group g = 0; g < MODEL_GROUPS; g++)
-        free(pass->dweights[g]);
-    *pass = (struct pass){0};
+static void feed_fini(struct feed *feed) {
+    for (size_t i = 0; i < 2; i++)
+        pass_fini(&feed->passes[i]);
 }
 
 static dimfit_err read_layout(struct learner *l, struct carry_slot *layout,
@@ -138,8 +119,8 @@ static dimfit_err adopt_compact(struct learner *l, struct err_detail *detail) {
     const dimfit_err err = read_layout(l, layout, detail);
     if (err == DIMFIT_OK) {
         build(l);
-        pass_fit(&l->train, l);
-        pass_fit(&l->score, l);
+        feed_fit(&l->train, l);
+        feed_fit(&l->score, l);
         weights_init(&l->weights, l->model, l->spec.dense_lr);
         for (enum model_group g = 0; g < MODEL_PROJ; g++)
             memcpy(l->weights.values[g], old.values[g], old.n[g] * sizeof(real));
@@ -273,8 +254,8 @@ dimfit_err learner_open(const struct learner_spec *spec, const struct dataset *d
     }
     if (err == DIMFIT_OK) {
         build(l);
-        pass_init(&l->train, l);
-        pass_init(&l->score, l);
+        feed_init(&l->train, l);
+        feed_init(&l->score, l);
         err = start_weights(l, detail);
     }
     if (err == DIMFIT_OK)
@@ -291,8 +272,8 @@ void learner_close(struct learner **lp) {
     if (l->cluster != NULL)
         dimfit_close(&l->cluster);
     if (l->model != NULL) {
-        pass_fini(&l->train);
-        pass_fini(&l->score);
+        feed_fini(&l->train);
+        feed_fini(&l->score);
     }
     model_destroy(&l->model);
     weights_fini(&l->weights);
@@ -313,36 +294,32 @@ uint64_t learner_epoch(const struct learner *l) {
 
 /* ---- one batch ------------------------------------------------------------------------------- */
 
-static struct model_batch model_batch(const struct pass *pass) {
-    return (struct model_batch){.n = pass->batch.n,
-                                .x = pass->x,
-                                .count = pass->count,
-                                .linear = pass->linear,
-                                .label = pass->batch.labels};
+static dimfit_err start_rows(struct learner *l, struct pass *pass, struct samples of,
+                             struct err_detail *detail) {
+    const dimfit_err err = pass_start(pass, l->cluster, l->spec.view, of.rows, of.n, l->widths,
+                                      l->epoch);
+    return err == DIMFIT_OK ? err : fail(l, err, "pulling rows", detail);
 }
 
-/* Pull a batch's rows, in whatever layout is in force by then, and run the model forward. */
-static dimfit_err forward(struct learner *l, struct pass *pass, const uint32_t *samples, size_t n,
-                          bool pull_weights, const real **logits, struct err_detail *detail) {
-    dimfit_err err = DIMFIT_OK;
+/* The rows of a batch in the layout in force by then: those that were sent for, if they still are
+ * of it. */
+static dimfit_err rows_of(struct learner *l, struct pass *pass, struct samples of,
+                          struct err_detail *detail) {
     for (int chase = 0; chase < LAYOUT_CHASES; chase++) {
-        if (pull_weights && l->weights.shared) {
-            err = follow(l, detail);
-            if (err == DIMFIT_OK && (err = weights_pull(&l->weights, l->cluster)) != DIMFIT_OK)
-                fail(l, err, "dense weights", detail);
+        dimfit_err err = DIMFIT_OK;
+        bool fits = pass->call != NULL && pass->samples == of.rows;
+        if (pass->call == NULL) {
+            err = start_rows(l, pass, of, detail);
             if (err != DIMFIT_OK)
                 return err;
+            fits = true;
         }
-        batch_fill(&pass->batch, samples, n, l->widths);
-        err = dimfit_pull(l->cluster, l->spec.view, pass->batch.rows, pass->batch.n_rows);
-        if (err == DIMFIT_OK) {
-            batch_pool(&pass->batch, pass->x, pass->count, pass->linear);
-            const struct model_batch batch = model_batch(pass);
-            *logits = model_forward(l->model, &batch, l->weights.values);
-            return DIMFIT_OK;
-        }
-        fail(l, err, "pulling rows", detail);
-        if (err != DIMFIT_ERR_STALE_EPOCH)
+        err = pass_wait(pass, l->cluster);
+        if (err == DIMFIT_OK && fits && (!compact(l) || pass->epoch == l->epoch))
+            return err;
+        if (err != DIMFIT_OK)
+            fail(l, err, "pulling rows", detail);
+        if (err != DIMFIT_OK && err != DIMFIT_ERR_STALE_EPOCH)
             return err;
         const bool shared = l->weights.shared;
         err = learner_adopt(l, detail);
@@ -355,6 +332,28 @@ static dimfit_err forward(struct learner *l, struct pass *pass, const uint32_t *
                    LAYOUT_CHASES);
 }
 
+/* Pull a batch's rows, in whatever layout is in force by then, send for those of `next` (n 0: not
+ * yet), and run the model forward. The weights of the layout that the rows turn out to be of
+ * are pulled once they are here. */
+static dimfit_err forward(struct learner *l, struct feed *feed, struct samples of,
+                          struct samples next, bool pull_weights, const real **logits,
+                          struct err_detail *detail) {
+    struct pass *const pass = &feed->passes[feed->now], *const ahead = &feed->passes[!feed->now];
+    dimfit_err err = pull_weights && l->weights.shared ? follow(l, detail) : DIMFIT_OK;
+    if (err == DIMFIT_OK)
+        err = rows_of(l, pass, of, detail);
+    if (err == DIMFIT_OK && next.n > 0 && ahead->call == NULL)
+        err = start_rows(l, ahead, next, detail);
+    if (err == DIMFIT_OK && pull_weights && l->weights.shared &&
+        (err = weights_pull(&l->weights, l->cluster)) != DIMFIT_OK)
+        fail(l, err, "dense weights", detail);
+    if (err != DIMFIT_OK)
+        return err;
+    pass_pool(pass);
+    *logits = model_forward(l->model, &pass->input, l->weights.values);
+    return DIMFIT_OK;
+}
+
 /* AdaGrad's step is about gradient / root of the sum of squares so far: a smaller gradient shortens
  * the steps of rows with a history by as much, and leaves those of new rows as long as they are. */
 static void slow_down(struct pass *pass, size_t input, double pace) {
@@ -365,8 +364,8 @@ static void slow_down(struct pass *pass, size_t input, double pace) {
 }
 
 static void backward(struct learner *l, struct pass *pass, double pace) {
-    const struct model_batch batch = model_batch(pass);
-    model_backward(l->model, &batch, l->weights.values, pass->dweights, pass->dx, pass->dlogit);
+    model_backward(l->model, &pass->input, l->weights.values, pass->dweights, pass->dx,
+                   pass->dlogit);
     if (pace != 1)
         slow_down(pass, model_input_width(l->model), pace);
     batch_unpool(&pass->batch, pass->dx, pass->dlogit);
@@ -394,7 +393,8 @@ static dimfit_err sit_out_freeze(struct learner *l, struct err_detail *detail) {
     return err;
 }
 
-static dimfit_err push_rows(struct learner *l, struct pass *pass, struct err_detail *detail) {
+static dimfit_err start_push(struct learner *l, struct pass *pass, struct dimfit_call **out,
+                             struct err_detail *detail) {
     const struct dimfit_state state = dimfit_state(l->cluster);
     const struct dimfit_push push = {
         .mode = state.scoring && !state.frozen ? DIMFIT_TRAIN_SCORE : DIMFIT_TRAIN,
@@ -402,8 +402,14 @@ static dimfit_err push_rows(struct learner *l, struct pass *pass, struct err_det
         .epoch = compact(l) ? l->epoch : 0,
         .no_hold = 1,
     };
-    dimfit_err err = dimfit_push(l->cluster, l->spec.view, pass->batch.rows, pass->batch.n_rows,
-                                 &push);
+    const dimfit_err err = dimfit_push_async(l->cluster, l->spec.view, pass->batch.rows,
+                                             pass->batch.n_rows, &push, out);
+    return err == DIMFIT_OK ? err : fail(l, err, "pushing gradients", detail);
+}
+
+static dimfit_err finish_push(struct learner *l, struct dimfit_call *call,
+                              struct err_detail *detail) {
+    dimfit_err err = dimfit_wait(l->cluster, &call);
     while (err == DIMFIT_ERR_FROZEN) {
         err = sit_out_freeze(l, detail);
         if (err != DIMFIT_OK)
@@ -413,58 +419,99 @@ static dimfit_err push_rows(struct learner *l, struct pass *pass, struct err_det
     return err == DIMFIT_OK ? err : fail(l, err, "pushing gradients", detail);
 }
 
+/* Push a batch's gradients and, behind them, send for the next one's rows: shards take both in this
+ * order, so that the rows are those after the step. */
+static dimfit_err push_rows(struct learner *l, struct pass *pass, struct samples next,
+                            struct err_detail *detail) {
+    struct pass *const ahead = &l->train.passes[!l->train.now];
+    struct dimfit_call *call;
+    dimfit_err err = start_push(l, pass, &call, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    if (next.n > 0 && ahead->call == NULL)
+        err = start_rows(l, ahead, next, detail);
+    return err == DIMFIT_OK ? finish_push(l, call, detail) : err;
+}
+
+/* One group's gradients, again and again while a freeze turns them away. */
+static dimfit_err push_group(struct learner *l, enum model_group g, real *dweights,
+                             struct dimfit_call **call, struct err_detail *detail) {
+    dimfit_err err = dimfit_wait(l->cluster, call);
+    while (err == DIMFIT_ERR_FROZEN) {
+        err = sit_out_freeze(l, detail);
+        if (err != DIMFIT_OK)
+            return err;
+        err = weights_push(&l->weights, l->cluster, g, dweights, call);
+        if (err == DIMFIT_OK)
+            err = dimfit_wait(l->cluster, call);
+    }
+    return err == DIMFIT_OK ? err : fail(l, err, "pushing dense gradients", detail);
+}
+
 /* A layout may have come into force since the batch was pulled: the dense gradients then go to the
  * new tables, but for the transforms', which have other shapes now. */
-static dimfit_err push_weights(struct learner *l, uint64_t epoch, struct err_detail *detail) {
-    real *const *const dweights = l->train.dweights;
+static dimfit_err push_weights(struct learner *l, const struct pass *pass, uint64_t epoch,
+                               struct err_detail *detail) {
+    struct dimfit_call *calls[MODEL_GROUPS] = {NULL};
     for (enum model_group g = 0; g < MODEL_GROUPS; g++) {
-        if (g == MODEL_PROJ && l->epoch != epoch)
+        if (l->weights.n[g] == 0 || (g == MODEL_PROJ && l->epoch != epoch))
             continue;
-        dimfit_err err = weights_push(&l->weights, l->cluster, g, dweights[g]);
-        while (err == DIMFIT_ERR_FROZEN) {
-            err = sit_out_freeze(l, detail);
-            if (err != DIMFIT_OK)
-                return err;
-            err = weights_push(&l->weights, l->cluster, g, dweights[g]);
-        }
+        const dimfit_err err = weights_push(&l->weights, l->cluster, g, pass->dweights[g],
+                                            &calls[g]);
         if (err != DIMFIT_OK)
             return fail(l, err, "pushing dense gradients", detail);
     }
-    return DIMFIT_OK;
-}
-
-dimfit_err learner_train(struct learner *l, const uint32_t *samples, size_t n, double *loss,
-                         struct err_detail *detail) {
-    const real *logits = NULL;
-    dimfit_err err = forward(l, &l->train, samples, n, true, &logits, detail);
-    if (err != DIMFIT_OK)
-        return err;
-    *loss = mean_logloss(logits, l->train.batch.labels, n);
-    backward(l, &l->train, l->pace);
-    const uint64_t epoch = l->epoch;
-    err = push_rows(l, &l->train, detail);
-    if (err == DIMFIT_OK)
-        err = follow(l, detail);
-    if (err == DIMFIT_OK)
-        err = push_weights(l, epoch, detail);
+    dimfit_err err = DIMFIT_OK;
+    for (enum model_group g = 0; err == DIMFIT_OK && g < MODEL_GROUPS; g++) {
+        if (calls[g] != NULL)
+            err = push_group(l, g, pass->dweights[g], &calls[g], detail);
+    }
     return err;
 }
 
-dimfit_err learner_evaluate(struct learner *l, const uint32_t *samples, size_t n,
-                            struct figures *out, struct err_detail *detail) {
-    float *const all = mem_alloc(n, sizeof *all), *const labels = mem_alloc(n, sizeof *labels);
+dimfit_err learner_train(struct learner *l, struct samples of, struct samples next, double *loss,
+                         struct err_detail *detail) {
+    struct pass *const pass = &l->train.passes[l->train.now];
+    const real *logits = NULL;
+    const struct samples ahead = l->spec.stale ? next : (struct samples){0};
+    dimfit_err err = forward(l, &l->train, of, ahead, true, &logits, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    *loss = mean_logloss(logits, pass->batch.labels, of.n);
+    backward(l, pass, l->pace);
+    const uint64_t epoch = l->epoch;
+    err = push_rows(l, pass, next, detail);
+    if (err == DIMFIT_OK)
+        err = follow(l, detail);
+    if (err == DIMFIT_OK)
+        err = push_weights(l, pass, epoch, detail);
+    l->train.now = !l->train.now;
+    return err;
+}
+
+static struct samples batch_at(struct samples all, size_t at) {
+    const size_t left = at < all.n ? all.n - at : 0;
+    return (struct samples){all.rows + at, left < EVALUATE_BATCH ? left : EVALUATE_BATCH};
+}
+
+dimfit_err learner_evaluate(struct learner *l, struct samples of, struct figures *out,
+                            struct err_detail *detail) {
+    float *const all = mem_alloc(of.n, sizeof *all);
+    float *const labels = mem_alloc(of.n, sizeof *labels);
     dimfit_err err = DIMFIT_OK;
-    for (size_t at = 0; at < n && err == DIMFIT_OK; at += EVALUATE_BATCH) {
-        const size_t m = n - at < EVALUATE_BATCH ? n - at : EVALUATE_BATCH;
+    for (size_t at = 0; at < of.n && err == DIMFIT_OK; at += EVALUATE_BATCH) {
+        const struct samples now = batch_at(of, at), next = batch_at(of, at + EVALUATE_BATCH);
+        const struct pass *const pass = &l->score.passes[l->score.now];
         const real *logits = NULL;
-        err = forward(l, &l->score, samples + at, m, at == 0, &logits, detail);
-        for (size_t i = 0; err == DIMFIT_OK && i < m; i++) {
+        err = forward(l, &l->score, now, next, at == 0, &logits, detail);
+        for (size_t i = 0; err == DIMFIT_OK && i < now.n; i++) {
             all[at + i] = (float)logits[i];
-            labels[at + i] = l->score.batch.labels[i];
+            labels[at + i] = pass->batch.labels[i];
         }
+        l->score.now = !l->score.now;
     }
     if (err == DIMFIT_OK)
-        *out = (struct figures){metrics_auc(all, labels, n), metrics_logloss(all, labels, n)};
+        *out = (struct figures){metrics_auc(all, labels, of.n), metrics_logloss(all, labels, of.n)};
     free(all);
     free(labels);
     return err;
@@ -472,18 +519,18 @@ dimfit_err learner_evaluate(struct learner *l, const uint32_t *samples, size_t n
 
 /* ---- scoring --------------------------------------------------------------------------------- */
 
-static dimfit_err score_batch(struct learner *l, const uint32_t *samples, size_t n, uint64_t step,
-                              bool first, struct err_detail *detail) {
+static dimfit_err score_batch(struct learner *l, struct samples of, uint64_t step, bool first,
+                              struct err_detail *detail) {
+    struct pass *const pass = &l->score.passes[l->score.now];
     const real *logits = NULL;
-    dimfit_err err = forward(l, &l->score, samples, n, first, &logits, detail);
+    dimfit_err err = forward(l, &l->score, of, (struct samples){0}, first, &logits, detail);
     if (err != DIMFIT_OK)
         return err;
-    backward(l, &l->score, 1);
+    backward(l, pass, 1);
     const struct dimfit_push push = {
-        .mode = DIMFIT_SCORE, .step = step, .samples = n, .epoch = compact(l) ? l->epoch : 0};
+        .mode = DIMFIT_SCORE, .step = step, .samples = of.n, .epoch = compact(l) ? l->epoch : 0};
     /* First-order rows, the last entry, are in no search. */
-    err = dimfit_push(l->cluster, l->spec.view, l->score.batch.rows, l->score.batch.n_rows - 1,
-                      &push);
+    err = dimfit_push(l->cluster, l->spec.view, pass->batch.rows, pass->batch.n_rows - 1, &push);
     return err == DIMFIT_OK ? err : fail(l, err, "pushing scores", detail);
 }
 
@@ -505,7 +552,7 @@ dimfit_err learner_score(struct learner *l, struct err_detail *detail) {
             continue;
         const size_t at = (next - 1) * l->spec.score_batch;
         samples = n - at < l->spec.score_batch ? n - at : l->spec.score_batch;
-        err = score_batch(l, l->score_order + at, samples, next, first, detail);
+        err = score_batch(l, (struct samples){l->score_order + at, samples}, next, first, detail);
         if (err != DIMFIT_OK)
             return err;
         done = next;

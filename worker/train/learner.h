@@ -26,6 +26,7 @@ struct learner_spec {
     size_t batch, score_batch;
     double lr; /* of the embeddings; 0: the cluster's default */
     double dense_lr;
+    bool stale; /* rows of the next batch may lack this one's step */
     uint64_t seed;
     uint64_t run; /* the same for all workers of a job, different for any two jobs */
     uint32_t rank, workers;
@@ -45,13 +46,25 @@ void learner_close(struct learner **l);
 struct dimfit *learner_cluster(struct learner *l);
 uint64_t learner_epoch(const struct learner *l);
 
-/* Train on one batch, n <= the spec's; *loss is its mean log loss before the step. */
-dimfit_err learner_train(struct learner *l, const uint32_t *samples, size_t n, double *loss,
+/* Some samples of the data set, by row number. */
+struct samples {
+    const uint32_t *rows;
+    size_t n;
+};
+
+static inline struct samples samples_of(const struct dataset *data, enum dataset_part part) {
+    return (struct samples){data->part[part], data->n_part[part]};
+}
+
+/* Train on one batch, n <= the spec's; *loss is its mean log loss before the step. `next` is the
+ * batch that the next call will be of, n 0 when there is none: its rows are sent for right behind
+ * this one's gradients or, stale, before this one is computed. */
+dimfit_err learner_train(struct learner *l, struct samples of, struct samples next, double *loss,
                          struct err_detail *detail) MUST_CHECK;
 
 /* Figures of the model as it is over any number of samples. */
-dimfit_err learner_evaluate(struct learner *l, const uint32_t *samples, size_t n,
-                            struct figures *out, struct err_detail *detail) MUST_CHECK;
+dimfit_err learner_evaluate(struct learner *l, struct samples of, struct figures *out,
+                            struct err_detail *detail) MUST_CHECK;
 
 /* Score the validation part, batch by batch as handed out between the workers, until the search has
  * enough or the part ends; a job without one reports its end at once. */

@@ -50,6 +50,7 @@ enum key {
     KEY_BATCH,
     KEY_LR,
     KEY_DENSE_LR,
+    KEY_STALE,
     KEY_SEED,
     KEY_PATIENCE,
     KEY_EVALUATIONS,
@@ -105,6 +106,8 @@ static const struct argp_option table[] = {
     {"batch", KEY_BATCH, "B", 0, "Samples a training step (1024)", 3},
     {"lr", KEY_LR, "X", 0, "Learning rate of embeddings declared here (the cluster's default)", 3},
     {"dense-lr", KEY_DENSE_LR, "X", 0, "Learning rate of dense layers, Adam (0.001)", 3},
+    {"stale", KEY_STALE, NULL, 0,
+     "Pull the next batch before this one's step: faster on a slow network, rows lack one step", 3},
     {"seed", KEY_SEED, "S", 0, "Seed of shuffling and dense weights (1)", 3},
 
     {NULL, 0, NULL, 0, "Search", 4},
@@ -286,6 +289,9 @@ static error_t parse_model(int key, char *arg, struct argp_state *state, struct 
         return 0;
     case KEY_DENSE_LR:
         l->dense_lr = positive(state, "dense-lr", arg);
+        return 0;
+    case KEY_STALE:
+        l->stale = true;
         return 0;
     case KEY_SEED:
         l->seed = whole(state, "seed", arg, 0, UINT64_MAX);

@@ -51,21 +51,22 @@ dimfit_err weights_create(struct weights *w, struct dimfit *c, uint64_t tag) {
 }
 
 dimfit_err weights_pull(struct weights *w, struct dimfit *c) {
-    for (enum model_group g = 0; g < MODEL_GROUPS; g++) {
-        if (w->n[g] == 0)
-            continue;
+    struct dimfit_call *calls[MODEL_GROUPS] = {NULL};
+    dimfit_err err = DIMFIT_OK;
+    for (enum model_group g = 0; err == DIMFIT_OK && g < MODEL_GROUPS; g++) {
         const struct dimfit_dense t = table(w, g, w->values[g]);
-        const dimfit_err err = dimfit_dense_pull(c, &t);
-        if (err != DIMFIT_OK)
-            return err;
+        if (w->n[g] > 0)
+            err = dimfit_dense_pull_async(c, &t, &calls[g]);
     }
-    return DIMFIT_OK;
+    for (enum model_group g = 0; g < MODEL_GROUPS; g++) {
+        const dimfit_err one = calls[g] != NULL ? dimfit_wait(c, &calls[g]) : DIMFIT_OK;
+        err = err == DIMFIT_OK ? one : err;
+    }
+    return err;
 }
 
 dimfit_err weights_push(const struct weights *w, struct dimfit *c, enum model_group group,
-                        real *grads) {
-    if (w->n[group] == 0)
-        return DIMFIT_OK;
+                        real *grads, struct dimfit_call **out) {
     const struct dimfit_dense t = table(w, group, grads);
-    return dimfit_dense_push(c, &t);
+    return dimfit_dense_push_async(c, &t, out);
 }

@@ -25,8 +25,8 @@ void weights_fini(struct weights *w);
  * taken. */
 dimfit_err weights_create(struct weights *w, struct dimfit *c, uint64_t tag) MUST_CHECK;
 dimfit_err weights_pull(struct weights *w, struct dimfit *c) MUST_CHECK;
-/* Push the gradients of one group; nothing where the model hasn't got it. */
+/* Send the gradients of one group, which the model has; to be waited for. */
 dimfit_err weights_push(const struct weights *w, struct dimfit *c, enum model_group group,
-                        real *grads) MUST_CHECK;
+                        real *grads, struct dimfit_call **out) MUST_CHECK;
 
 #endif
