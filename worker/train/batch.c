@@ -1,8 +1,11 @@
 #include "worker/train/batch.h"
+#include "proto/kernel.h"
 #include "proto/key_hash.h"
 #include "worker/train/mem.h"
 
 #include <stdlib.h>
+
+#pragma GCC optimize("O3") /* see kernel.h */
 
 void batch_init(struct batch *batch, const struct dataset *data) {
     const size_t S = data->n_slots;
@@ -124,42 +127,57 @@ static float weight_of(const struct batch *batch, size_t occurrence) {
     return batch->data->weight != NULL ? batch->weight[occurrence] : 1;
 }
 
+/* One slot's rows on their way to their samples' inputs, and gradients back. */
+KERNEL static void pool_slot(const struct batch *batch, size_t s, size_t input, real *x,
+                             real *linear) {
+    const size_t S = batch->data->n_slots, width = batch->widths[s];
+    const float *const first_order = batch->values + batch->at[S];
+    const float *restrict from = batch->values + batch->at[s];
+    for (size_t o = batch->first[s]; o < batch->first[s + 1]; o++, from += width) {
+        const size_t b = batch->sample[o];
+        const real weight = weight_of(batch, o);
+        real *restrict const to = x + b * input + batch->offset[s];
+        for (size_t k = 0; k < width; k++)
+            to[k] += weight * from[k];
+        linear[b] += weight * first_order[o];
+    }
+}
+
+KERNEL static void unpool_slot(const struct batch *batch, size_t s, size_t input, const real *dx,
+                               const real *dlinear) {
+    const size_t S = batch->data->n_slots, width = batch->widths[s];
+    float *const first_order = batch->values + batch->at[S];
+    float *restrict to = batch->values + batch->at[s];
+    for (size_t o = batch->first[s]; o < batch->first[s + 1]; o++, to += width) {
+        const size_t b = batch->sample[o];
+        const real weight = weight_of(batch, o);
+        const real *restrict const from = dx + b * input + batch->offset[s];
+        for (size_t k = 0; k < width; k++)
+            to[k] = (float)(weight * from[k]);
+        first_order[o] = (float)(weight * dlinear[b]);
+    }
+}
+
+static void count_slot(const struct batch *batch, size_t s, real *count) {
+    for (size_t o = batch->first[s]; o < batch->first[s + 1]; o++)
+        count[batch->sample[o] * batch->data->n_slots + s] += weight_of(batch, o);
+}
+
 void batch_pool(const struct batch *batch, real *x, real *count, real *linear) {
     const size_t S = batch->data->n_slots, input = batch->offset[S];
-    const float *const first_order = batch->values + batch->at[S];
     memset(x, 0, batch->n * input * sizeof *x);
     memset(linear, 0, batch->n * sizeof *linear);
     if (count != NULL)
         memset(count, 0, batch->n * S * sizeof *count);
     for (size_t s = 0; s < S; s++) {
-        const size_t width = batch->widths[s];
-        const float *from = batch->values + batch->at[s];
-        for (size_t o = batch->first[s]; o < batch->first[s + 1]; o++, from += width) {
-            const size_t b = batch->sample[o];
-            const real weight = weight_of(batch, o);
-            real *const to = x + b * input + batch->offset[s];
-            for (size_t k = 0; k < width; k++)
-                to[k] += weight * from[k];
-            linear[b] += weight * first_order[o];
-            if (count != NULL)
-                count[b * S + s] += weight;
-        }
+        pool_slot(batch, s, input, x, linear);
+        if (count != NULL)
+            count_slot(batch, s, count);
     }
 }
 
 void batch_unpool(struct batch *batch, const real *dx, const real *dlinear) {
     const size_t S = batch->data->n_slots, input = batch->offset[S];
-    float *const first_order = batch->values + batch->at[S];
-    for (size_t s = 0; s < S; s++) {
-        const size_t width = batch->widths[s];
-        float *to = batch->values + batch->at[s];
-        for (size_t o = batch->first[s]; o < batch->first[s + 1]; o++, to += width) {
-            const size_t b = batch->sample[o];
-            const real weight = weight_of(batch, o);
-            const real *const from = dx + b * input + batch->offset[s];
-            for (size_t k = 0; k < width; k++)
-                to[k] = (float)(weight * from[k]);
-            first_order[o] = (float)(weight * dlinear[b]);
-        }
-    }
+    for (size_t s = 0; s < S; s++)
+        unpool_slot(batch, s, input, dx, dlinear);
 }
