@@ -4,6 +4,7 @@
  */
 #include "server/config.h"
 #include "server/coordinator_host.h"
+#include "server/eviction_log.h"
 #include "server/shard_host.h"
 
 #include <cblas.h>
@@ -23,6 +24,7 @@ struct daemon {
     struct shard_host_options shard_options;
     char endpoint[CLUSTER_ENDPOINT_MAX + 1];
     zactor_t *coordinator;
+    zactor_t *eviction_log; /* NULL: none */
     size_t n_shards;
     zactor_t **shards;
     _Atomic bool failed; /* a shard could not do its work */
@@ -81,8 +83,14 @@ static dimfit_err start_shards(struct daemon *d, struct err_detail *detail) {
                 .max_memory = config->max_memory,
             },
         .join_timeout_ms = JOIN_TIMEOUT_MS,
+        .eviction_log = config->eviction_log[0] != 0,
         .failed = &d->failed,
     };
+    if (d->shard_options.eviction_log) {
+        const dimfit_err err = eviction_log_start(config->eviction_log, &d->eviction_log, detail);
+        if (err != DIMFIT_OK)
+            return err;
+    }
     d->shards = calloc(config->shards, sizeof *d->shards);
     if (d->shards == NULL)
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for %u shards", config->shards);
@@ -118,6 +126,7 @@ static void stop(struct daemon *d) {
     for (size_t i = 0; i < d->n_shards; i++)
         zactor_destroy(&d->shards[i]);
     free(d->shards);
+    zactor_destroy(&d->eviction_log); /* after those who write to it */
     strategies_destroy(&d->strategies);
     config_fini(&d->config);
 }

@@ -44,8 +44,8 @@ struct row_counters counters_on(const struct retention *r, struct row_counters c
     return counters;
 }
 
-static void add_all(const struct retention *r, uint32_t *const *sides,
-                    const struct table_counts *counts, size_t at, size_t n) {
+void counters_add_all(const struct retention *r, uint32_t *const *sides,
+                      const struct table_counts *counts, size_t at, size_t n) {
     for (size_t i = 0; i < n; i++) {
         struct row_counters c = counters_on(r, counters_read(r, sides[i]), counts->day);
         c.shows += (float)counts_lookups(counts, at + i);
@@ -53,15 +53,4 @@ static void add_all(const struct retention *r, uint32_t *const *sides,
             c.clicks += (float)load_u32(counts->clicks + (at + i) * sizeof(uint32_t));
         counters_write(r, c, sides[i]);
     }
-}
-
-/* A slot that counts shows alone pays for nothing else. */
-void counters_add(const struct retention *r, uint32_t *const *sides,
-                  const struct table_counts *counts, size_t at, size_t n) {
-    if (counters_cells(r) > 1) {
-        add_all(r, sides, counts, at, n);
-        return;
-    }
-    for (size_t i = 0; i < n; i++)
-        *sides[i] = as_cell(as_float(*sides[i]) + (float)counts_lookups(counts, at + i));
 }

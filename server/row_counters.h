@@ -46,8 +46,30 @@ void counters_write(const struct retention *r, struct row_counters counters, uin
 struct row_counters counters_on(const struct retention *r, struct row_counters counters,
                                 uint32_t day);
 
-/* Add what keys at .. at + n - 1 of a push count to their rows. */
-void counters_add(const struct retention *r, uint32_t *const *sides,
-                  const struct table_counts *counts, size_t at, size_t n);
+/* counters_add() of a slot that counts more than shows. */
+void counters_add_all(const struct retention *r, uint32_t *const *sides,
+                      const struct table_counts *counts, size_t at, size_t n);
+
+static inline void counters_show(uint32_t *side, uint32_t n) {
+    float shows;
+    memcpy(&shows, side, sizeof shows);
+    shows += (float)n;
+    memcpy(side, &shows, sizeof shows);
+}
+
+/* Add what keys at .. at + n - 1 of a push count to their rows. A slot that counts shows alone pays
+ * for nothing else. */
+static inline void counters_add(const struct retention *r, uint32_t *const *sides,
+                                const struct table_counts *counts, size_t at, size_t n) {
+    if (counters_cells(r) > 1) {
+        counters_add_all(r, sides, counts, at, n);
+    } else if (counts->lookups == NULL) {
+        for (size_t i = 0; i < n; i++)
+            counters_show(sides[i], 1);
+    } else {
+        for (size_t i = 0; i < n; i++)
+            counters_show(sides[i], counts_lookups(counts, at + i));
+    }
+}
 
 #endif

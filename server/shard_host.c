@@ -1,5 +1,6 @@
 #include "server/shard_host.h"
 
+#include "server/eviction_log.h"
 #include "server/frames.h"
 #include "server/hello.h"
 #include "server/log.h"
@@ -10,6 +11,7 @@ enum {
     HEARTBEAT_MS = 1000,
     REGISTER_MS = 500,   /* a registration without an answer is repeated */
     BURST_MESSAGES = 64, /* served before the coordinator is listened to again */
+    LOG_FULL_MS = 5,     /* until the log of evicted rows may take more */
 };
 
 struct start {
@@ -23,6 +25,8 @@ struct host {
     struct start *start; /* the starter's; gone once the pipe was signalled */
     zsock_t *pipe;
     void *workers, *coordinator; /* ROUTER, DEALER */
+    void *evictions;             /* PUSH, NULL: they are not logged */
+    uint64_t unlogged;           /* evicted rows, for want of memory */
     struct shard *shard;         /* NULL until registered */
     struct shard_io io;
     zmq_msg_t body; /* of the reply being made */
@@ -52,6 +56,13 @@ static void host_process(void *self, struct process_figures *out) {
 
 static void host_purge(void *self) {
     memory_purge();
+}
+
+static void host_evicted(void *self, uint32_t slot, const struct expired_row *rows, size_t n) {
+    struct host *const host = self;
+    CHECK_OBJ_NOTNULL(host, HOST_MAGIC);
+    if (host->evictions != NULL && !eviction_log_send(host->evictions, slot, rows, n))
+        host->unlogged += n;
 }
 
 /* ---- messages -------------------------------------------------------------------------------- */
@@ -171,6 +182,10 @@ static void tick(struct host *host) {
     const int64_t now = zclock_mono();
     if (now < host->next_ms)
         return;
+    if (host->unlogged > 0)
+        log_warn("shard", "%llu evicted rows are not in the log: no memory",
+                 (unsigned long long)host->unlogged);
+    host->unlogged = 0;
     if (host->joined) {
         const struct wire_header header = shard_heartbeat(host->shard);
         frames_send(host->coordinator, NULL, &header, NULL);
@@ -196,7 +211,10 @@ static dimfit_err open_sockets(struct host *host, struct err_detail *detail) {
     const char *const bind = host->options->bind;
     host->workers = frames_socket(context, ZMQ_ROUTER, 1000);
     host->coordinator = frames_socket(context, ZMQ_DEALER, 1000);
-    if (host->workers == NULL || host->coordinator == NULL)
+    if (host->options->eviction_log)
+        host->evictions = eviction_log_connect();
+    if (host->workers == NULL || host->coordinator == NULL ||
+        (host->options->eviction_log && host->evictions == NULL))
         return err_set(detail, DIMFIT_ERR_IO, "no sockets: %s", zmq_strerror(zmq_errno()));
     if (zmq_bind(host->workers, bind) != 0)
         return err_set(detail, DIMFIT_ERR_IO,
@@ -221,6 +239,25 @@ static dimfit_err open_sockets(struct host *host, struct err_detail *detail) {
     return DIMFIT_OK;
 }
 
+/* How long to wait for messages: not at all while there is work, unless the log of what it evicts
+ * is full. */
+static long patience(const struct host *host) {
+    const int64_t wait = host->next_ms - zclock_mono();
+    if (wait <= 0)
+        return 0;
+    if (host->shard == NULL || !shard_has_work(host->shard))
+        return (long)wait;
+    if (host->evictions == NULL || eviction_log_ready(host->evictions))
+        return 0;
+    return wait < LOG_FULL_MS ? (long)wait : LOG_FULL_MS;
+}
+
+static void work(struct host *host) {
+    if (host->shard != NULL && shard_has_work(host->shard) &&
+        (host->evictions == NULL || eviction_log_ready(host->evictions)))
+        (void)shard_work(host->shard);
+}
+
 static void run(struct host *host) {
     host->began_ms = zclock_mono();
     while (!host->stop) {
@@ -229,10 +266,8 @@ static void run(struct host *host) {
             {.socket = host->coordinator, .events = ZMQ_POLLIN},
             {.socket = host->workers, .events = ZMQ_POLLIN},
         };
-        const int64_t wait = host->next_ms - zclock_mono();
         /* Workers are served from the moment there are rows to serve from. */
-        if (zmq_poll(items, host->shard != NULL ? 3 : 2, wait < 0 ? 0 : (long)wait) < 0 &&
-            errno != EINTR)
+        if (zmq_poll(items, host->shard != NULL ? 3 : 2, patience(host)) < 0 && errno != EINTR)
             break;
         if (items[0].revents != 0)
             break; /* $TERM is all that is ever said */
@@ -240,6 +275,7 @@ static void run(struct host *host) {
             hear_coordinator(host);
         if (host->shard != NULL && items[2].revents != 0)
             serve_workers(host);
+        work(host);
         tick(host);
     }
 }
@@ -265,6 +301,8 @@ static void host_actor(zsock_t *pipe, void *args) {
         zmq_close(host->workers);
     if (host->coordinator != NULL)
         zmq_close(host->coordinator);
+    if (host->evictions != NULL)
+        zmq_close(host->evictions);
     free(host);
 }
 
@@ -283,6 +321,7 @@ dimfit_err shard_host_start(const struct shard_host_options *options, zactor_t *
         .body = host_body,
         .process = host_process,
         .purge = host_purge,
+        .evicted = host_evicted,
     };
     zactor_t *actor = zactor_new(host_actor, host);
     if (actor == NULL) {

@@ -224,13 +224,27 @@ static bool deliver_one(struct sim *sim) {
     return true;
 }
 
+/* A shard with work between messages, drawn; NULL: none has any. */
+static struct shard *busy_shard(struct sim *sim) {
+    struct shard *pick = NULL;
+    uint64_t n = 0;
+    for (size_t i = 0; i < sim->options.shards; i++) {
+        if (sim->shards[i] != NULL && shard_has_work(sim->shards[i]) && draw(sim) % ++n == 0)
+            pick = sim->shards[i];
+    }
+    return pick;
+}
+
 static void settle(struct sim *sim) {
     for (;;) {
+        struct shard *const busy = busy_shard(sim);
         if (sim->job != NULL && draw(sim) % 4 == 0) {
             struct plan_job *job = sim->job;
             sim->job = NULL;
             plan_job_run(job);
             coordinator_planned(sim->coordinator, &job);
+        } else if (busy != NULL && (sim->head == NULL || draw(sim) % 2 == 0)) {
+            (void)shard_work(busy);
         } else if (!deliver_one(sim) && sim->job == NULL) {
             return;
         }
