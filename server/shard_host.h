@@ -17,7 +17,7 @@ struct shard_host_options {
     const char *coordinator; /* endpoint */
     struct shard_options shard;
     int64_t join_timeout_ms;
-    bool eviction_log; /* the process has one (eviction_log.h) */
+    bool eviction_log;    /* the process has one (eviction_log.h) */
     _Atomic bool *failed; /* set when a shard ends without having been told to */
 };
 

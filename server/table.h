@@ -16,8 +16,8 @@
  * value. The push that brings its N-th show gives it its row, with the shows so far, and is
  * applied.
  *
- * Rows go in slices (table_expire.h). Their numbers and memory serve the next new rows: slabs do not
- * shrink, the index does.
+ * Rows go in slices (table_expire.h). Their numbers and memory serve the next new rows: slabs do
+ * not shrink, the index does.
  *
  * One table belongs to one thread; no locks. Keys and gradients are unaligned bytes from the wire;
  * their lengths were checked by the caller, their values are checked here. Key arrays may repeat a
