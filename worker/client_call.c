@@ -8,6 +8,7 @@ static void call_free(struct dimfit_call *call) {
     for (size_t i = 0; i < call->cap; i++) {
         keys_fini(&call->slots[i].keys);
         free(call->slots[i].sums);
+        free(call->slots[i].clicks);
     }
     free(call->slots);
     free(call->rows);
@@ -77,7 +78,7 @@ static dimfit_err check_size(struct dimfit *c, const struct dimfit_rows *rows, s
     size_t bytes = n * SECTION_ENTRY;
     bool fits = n <= SECTIONS_MAX;
     for (size_t i = 0; fits && i < n; i++) {
-        const size_t row = rows[i].width * sizeof(float) + sizeof(uint64_t) + sizeof(uint32_t);
+        const size_t row = rows[i].width * sizeof(float) + sizeof(uint64_t) + 2 * sizeof(uint32_t);
         size_t more;
         fits = size_mul(rows[i].n, row, &more) &&
                more <= (size_t)WIRE_BODY_MAX - SECTION_HEAD - bytes;
@@ -272,8 +273,7 @@ static uint8_t *put_keys(const struct dimfit_call *call, const struct part *part
 
 dimfit_err call_body(struct dimfit_call *call, struct part *part, const struct part_size *size,
                      bool push, uint32_t flags, uint8_t **keys_end) {
-    const size_t bytes = section_body_size(size->sections, size->rows, size->values, push,
-                                           (flags & SECTION_LOOKUPS) != 0);
+    const size_t bytes = section_body_size(size->sections, size->rows, size->values, push, flags);
     if (zmq_msg_init_size(&part->body, bytes) != 0) {
         zmq_msg_init(&part->body);
         return err_set(&part->detail, DIMFIT_ERR_NOMEM, "no memory for a message of %zu bytes",

@@ -20,6 +20,8 @@ struct call_slot {
     const uint32_t *counts; /* push of held rows: how often each was looked up; else NULL */
     float *sums;            /* push: gradients of the keys given more than once */
     size_t cap_sums;        /* floats */
+    uint32_t *clicks;       /* push: of each distinct key, where the caller gives any */
+    size_t cap_clicks;
 };
 
 /* A request to a dense table instead. */

@@ -10,6 +10,7 @@ void held_destroy(struct held **held) {
     for (size_t i = 0; i < (*held)->n; i++) {
         free((*held)->slots[i].key);
         free((*held)->slots[i].count);
+        free((*held)->slots[i].clicks);
         free((*held)->slots[i].values);
     }
     free((*held)->slots);
@@ -28,7 +29,11 @@ static bool keep_slot(const struct dimfit_call *call, size_t i, struct grads *ou
         .count = malloc((keys->n + 1) * sizeof *out->count),
         .values = malloc((keys->n * width + 1) * sizeof *out->values),
     };
-    if (out->key == NULL || out->count == NULL || out->values == NULL)
+    const uint32_t *const clicks = call->rows[i].clicks != NULL ? call->slots[i].clicks : NULL;
+    if (clicks != NULL)
+        out->clicks = malloc((keys->n + 1) * sizeof *out->clicks);
+    if (out->key == NULL || out->count == NULL || out->values == NULL ||
+        (clicks != NULL && out->clicks == NULL))
         return false;
     for (size_t p = 0; p < x->n_parts; p++) {
         const size_t shard = x->parts[p].shard;
@@ -37,6 +42,8 @@ static bool keep_slot(const struct dimfit_call *call, size_t i, struct grads *ou
         for (size_t u = keys->start[shard]; u < keys->start[shard + 1]; u++, out->n++) {
             out->key[out->n] = keys->key[u];
             out->count[out->n] = call_count(call, i, u);
+            if (clicks != NULL)
+                out->clicks[out->n] = clicks[u];
             memcpy(out->values + out->n * width, call_row(call, i, u), width * sizeof(float));
         }
     }
@@ -68,7 +75,13 @@ dimfit_err held_keep(struct dimfit *c, const struct dimfit_call *call) {
 
 static struct dimfit_rows rows_of(const struct grads *g) {
     return (struct dimfit_rows){
-        .slot = g->slot, .n = g->n, .keys = g->key, .values = g->values, .width = g->width};
+        .slot = g->slot,
+        .n = g->n,
+        .keys = g->key,
+        .values = g->values,
+        .width = g->width,
+        .clicks = g->clicks,
+    };
 }
 
 /* Deliver what the shards take now; the rest stays held. */

@@ -113,6 +113,7 @@ struct grads {
     uint32_t width; /* of a gradient: dim (full) or the stored width of `epoch` (compact) */
     uint64_t *key;
     uint32_t *count;
+    uint32_t *clicks; /* NULL: none were given */
     float *values;
 };
 

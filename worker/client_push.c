@@ -2,6 +2,9 @@
 #include "worker/client_call.h"
 
 #include <stdlib.h>
+#include <time.h>
+
+enum { DAY_SECONDS = 86400 };
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
@@ -72,23 +75,51 @@ static void put_lookups(const struct dimfit_call *call, const struct part *part,
     }
 }
 
+static bool any_clicks(const struct dimfit_call *call, const struct part *part) {
+    for (size_t i = 0; i < call->n; i++) {
+        const struct span span = call_span(call, i, part->shard);
+        for (size_t u = span.at; call->rows[i].clicks != NULL && u < span.end; u++) {
+            if (call->slots[i].clicks[u] != 0)
+                return true;
+        }
+    }
+    return false;
+}
+
+static void put_clicks(const struct dimfit_call *call, const struct part *part, uint8_t *at) {
+    for (size_t i = 0; i < call->n; i++) {
+        const struct span span = call_span(call, i, part->shard);
+        const size_t bytes = (span.end - span.at) * sizeof(uint32_t);
+        if (call->rows[i].clicks == NULL)
+            memset(at, 0, bytes);
+        else if (bytes > 0)
+            memcpy(at, call->slots[i].clicks + span.at, bytes);
+        at += bytes;
+    }
+}
+
 static dimfit_err make(struct dimfit *c, struct exchange *x, struct part *part) {
     struct dimfit_call *const call = x->self;
     struct part_size size;
     dimfit_err err = call_sections(call, part, &size);
     if (err != DIMFIT_OK)
         return err;
-    const bool lookups = any_repeats(call, part);
+    const uint32_t lookups = any_repeats(call, part) ? SECTION_LOOKUPS : 0;
+    const uint32_t clicks = any_clicks(call, part) ? SECTION_CLICKS : 0;
     uint8_t *grads;
-    err = call_body(call, part, &size, true, lookups ? SECTION_LOOKUPS : 0, &grads);
+    err = call_body(call, part, &size, true, lookups | clicks, &grads);
     if (err == DIMFIT_OK)
         err = map_grads(c, call, part, grads);
-    if (err == DIMFIT_OK && lookups)
-        put_lookups(call, part, grads + size.values * sizeof(float));
+    uint8_t *const counts = grads + size.values * sizeof(float);
+    if (err == DIMFIT_OK && lookups != 0)
+        put_lookups(call, part, counts);
+    if (err == DIMFIT_OK && clicks != 0)
+        put_clicks(call, part, counts + (lookups != 0 ? size.rows * sizeof(uint32_t) : 0));
     part->header.kind = WIRE_PUSH;
     part->header.mode = (uint32_t)call->push.mode;
     part->header.step = call->push.step;
     part->header.samples = call->push.samples;
+    part->header.day = call->push.day;
     return err;
 }
 
@@ -151,6 +182,38 @@ static dimfit_err sum_grads(struct dimfit *c, struct dimfit_call *call) {
     return DIMFIT_OK;
 }
 
+static bool reserve_clicks(struct call_slot *slot, size_t n) {
+    if (n <= slot->cap_clicks)
+        return true;
+    uint32_t *const clicks = malloc(n * sizeof *clicks);
+    if (clicks == NULL)
+        return false;
+    free(slot->clicks);
+    slot->clicks = clicks;
+    slot->cap_clicks = n;
+    return true;
+}
+
+static dimfit_err sum_clicks(struct dimfit *c, struct dimfit_call *call) {
+    for (size_t i = 0; i < call->n; i++) {
+        const uint32_t *const given = call->rows[i].clicks;
+        struct call_slot *const slot = &call->slots[i];
+        const struct keys *const keys = &slot->keys;
+        if (given == NULL)
+            continue;
+        if (!reserve_clicks(slot, keys->n + 1))
+            return err_set(&c->detail, DIMFIT_ERR_NOMEM, "no memory for %zu clicks", keys->n);
+        for (size_t u = 0; u < keys->n; u++)
+            slot->clicks[u] = given[keys->use[u].first];
+        for (size_t j = 0; j < keys->n_repeats; j++) {
+            uint32_t *const sum = &slot->clicks[keys->repeats[j].of];
+            if (__builtin_add_overflow(*sum, given[keys->repeats[j].at], sum))
+                *sum = UINT32_MAX;
+        }
+    }
+    return DIMFIT_OK;
+}
+
 /* ---- checks ---------------------------------------------------------------------------------- */
 
 static dimfit_err check_finite(struct dimfit *c, const struct dimfit_rows *rows) {
@@ -161,6 +224,19 @@ static dimfit_err check_finite(struct dimfit *c, const struct dimfit_rows *rows)
         if (!floats_finite(rows->values + i * width, width))
             return err_set(&c->detail, DIMFIT_ERR_NOT_FINITE,
                            "slot %u, feasign %llu: the gradient is not finite", rows->slot,
+                           (unsigned long long)rows->keys[i]);
+    }
+    return DIMFIT_OK;
+}
+
+/* Shards refuse the same, but one that gets none of the clicks would not. */
+static dimfit_err check_clicks(struct dimfit *c, const struct dimfit_rows *rows) {
+    if (rows->clicks == NULL || layout_find(c->view->source, rows->slot)->retention.clicks)
+        return DIMFIT_OK;
+    for (size_t i = 0; i < rows->n; i++) {
+        if (rows->clicks[i] != 0)
+            return err_set(&c->detail, DIMFIT_ERR_INVALID,
+                           "slot %u counts no clicks, feasign %llu has some", rows->slot,
                            (unsigned long long)rows->keys[i]);
     }
     return DIMFIT_OK;
@@ -199,6 +275,8 @@ static dimfit_err check_arrays(struct dimfit *c, struct dimfit_call *call) {
             err = call_check_width(c, call->view, &call->rows[i]);
         if (err == DIMFIT_OK)
             err = check_finite(c, &call->rows[i]);
+        if (err == DIMFIT_OK)
+            err = check_clicks(c, &call->rows[i]);
     }
     return err;
 }
@@ -217,6 +295,7 @@ static dimfit_err check_push(struct dimfit *c, const struct dimfit_push *push,
                        (int)out->mode);
     out->step = out->step != 0 ? out->step : own_step(c);
     out->samples = out->samples != 0 ? out->samples : 1;
+    out->day = out->day != 0 ? out->day : (uint32_t)(time(NULL) / DAY_SECONDS);
     return DIMFIT_OK;
 }
 
@@ -232,6 +311,8 @@ dimfit_err push_start(struct dimfit *c, struct dimfit_call *call, bool hold) {
     dimfit_err err = call_split(c, call);
     if (err == DIMFIT_OK)
         err = sum_grads(c, call);
+    if (err == DIMFIT_OK)
+        err = sum_clicks(c, call);
     if (err == DIMFIT_OK)
         err = call_start(c, call);
     return err;

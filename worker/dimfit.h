@@ -131,9 +131,10 @@ enum dimfit_mode { DIMFIT_TRAIN = 1, DIMFIT_SCORE = 2, DIMFIT_TRAIN_SCORE = 3 };
 struct dimfit_rows {
     uint32_t slot;
     size_t n;
-    const uint64_t *keys; /* [n] */
-    float *values;        /* [n][width]: filled by a pull; gradients of a push */
-    uint32_t width;       /* the slot's dim (full) or current width (compact); WIDTH otherwise */
+    const uint64_t *keys;   /* [n] */
+    float *values;          /* [n][width]: filled by a pull; gradients of a push */
+    uint32_t width;         /* the slot's dim (full) or current width (compact); WIDTH otherwise */
+    const uint32_t *clicks; /* [n] of a push: summed over equal keys as gradients are; NULL: none */
 };
 
 /* Pull rows of several slots at once. A feasign never trained reads as its initial value. Compact:
@@ -148,6 +149,7 @@ struct dimfit_push {
     uint64_t samples; /* the gradients are of the mean loss over so many; 0: 1 */
     uint64_t epoch;   /* compact: of the gradients; 0: of the handle's last compact pull */
     int no_hold;      /* see FROZEN below */
+    uint32_t day;     /* when it was shown, in days since 1970-01-01; 0: today (UTC) */
 };
 
 /* Push gradients dL/dv (full) or dL/dr (compact). TRAIN applies the optimizer, SCORE adds to the
@@ -160,7 +162,8 @@ struct dimfit_push {
  * pull and score meanwhile, and dimfit_flush() delivers the rest.
  *
  * MAYBE: no answer in time, the push may or may not have been applied on some shards; it is not
- * sent again. NOT_FINITE, UNKNOWN_SLOT, WIDTH: refused, nothing changed anywhere. */
+ * sent again. NOT_FINITE, UNKNOWN_SLOT, WIDTH, INVALID (clicks for a slot that counts none):
+ * refused, nothing changed anywhere. */
 DIMFIT_API dimfit_err dimfit_push(struct dimfit *c, enum dimfit_view view,
                                   const struct dimfit_rows *rows, size_t n,
                                   const struct dimfit_push *push) DIMFIT_MUST_CHECK;

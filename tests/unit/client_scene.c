@@ -23,6 +23,7 @@ static struct layout *first_layout(void) {
         struct layout_slot slot = {.id = id, .dim = DIM, .width = DIM, .search = true};
         slot.optimizer.lr = 0.1f;
         slot.name[0] = (char)('a' + id);
+        slot.retention.clicks = id == 1;
         assert_int_equal(layout_add_slot(layout, &slot, NULL), DIMFIT_OK);
     }
     return layout;

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -59,6 +60,42 @@ static void gradients_of_a_repeated_key_are_summed_with_its_lookups(void **state
     assert_true(grad(one, 0, 3) == 40);
     const uint8_t *const lookups = one->sections.items[0].lookups;
     assert_int_equal(lookups == NULL ? 1 : load_u32(lookups), 1);
+}
+
+static void clicks_of_equal_keys_are_summed_and_travel_with_the_day(void **state) {
+    struct fixture *const f = *state;
+    const uint64_t keys[4] = {f->key[0], f->key[1], f->key[0], 5};
+    const uint32_t clicks[3] = {1, 0, 3};
+    float g[4 * DIM] = {1, 2, 3, 4};
+    struct dimfit_rows rows[2] = {rows_of(2, keys, 4, g), rows_of(1, keys, 3, g)};
+    rows[1].clicks = clicks;
+    const struct dimfit_push push = {.mode = DIMFIT_TRAIN, .day = 20771};
+    assert_int_equal(dimfit_push(f->client, DIMFIT_FULL, rows, 2, &push), DIMFIT_OK);
+    const struct fake_request *const r = fake_request(f->fake, 0, 0);
+    assert_int_equal(r->header.day, 20771);
+    assert_int_equal(r->sections.items[0].slot, 1);
+    assert_int_equal(load_u32(r->sections.items[0].lookups), 2);
+    assert_int_equal(load_u32(r->sections.items[0].clicks), 4);
+    for (size_t i = 0; i < r->sections.items[1].rows; i++)
+        assert_int_equal(load_u32(r->sections.items[1].clicks + 4 * i), 0);
+    assert_null(fake_request(f->fake, 1, 0)->sections.items[0].clicks); /* all of them none */
+    assert_int_equal(push_both(f, train), DIMFIT_OK);
+    const uint32_t today = (uint32_t)(time(NULL) / 86400);
+    const uint32_t day = fake_request(f->fake, 0, -1)->header.day;
+    assert_true(day == today || day + 1 == today);
+}
+
+static void clicks_for_a_slot_that_counts_none_reach_no_shard(void **state) {
+    struct fixture *const f = *state;
+    float g[2 * DIM] = {0};
+    uint32_t clicks[2] = {0, 1};
+    struct dimfit_rows rows = rows_of(2, f->key, 2, g);
+    rows.clicks = clicks;
+    assert_int_equal(dimfit_push(f->client, DIMFIT_FULL, &rows, 1, &train), DIMFIT_ERR_INVALID);
+    assert_says(f, "slot 2 counts no clicks");
+    assert_int_equal(fake_count(f->fake, 0) + fake_count(f->fake, 1), 0);
+    clicks[1] = 0; /* none is none */
+    assert_int_equal(dimfit_push(f->client, DIMFIT_FULL, &rows, 1, &train), DIMFIT_OK);
 }
 
 static void an_empty_call_asks_nobody(void **state) {
@@ -457,6 +494,25 @@ static void a_push_that_is_not_to_wait_is_delivered_by_a_flush(void **state) {
     }
 }
 
+static void a_held_push_keeps_its_clicks_and_its_day(void **state) {
+    struct fixture *const f = *state;
+    const struct dimfit_push quick = {.mode = DIMFIT_TRAIN, .no_hold = 1, .day = 99};
+    const uint64_t keys[3] = {f->key[1], f->key[0], f->key[1]};
+    const uint32_t clicks[3] = {5, 6, 7};
+    float g[3 * DIM] = {1, 2, 3, 4};
+    struct dimfit_rows rows = rows_of(1, keys, 3, g);
+    rows.clicks = clicks;
+    fake_freeze(f->fake, -1);
+    assert_int_equal(dimfit_push(f->client, DIMFIT_FULL, &rows, 1, &quick), DIMFIT_ERR_FROZEN);
+    fake_freeze(f->fake, 0);
+    assert_int_equal(dimfit_flush(f->client), DIMFIT_OK);
+    for (size_t s = 0; s < 2; s++) {
+        const struct fake_request *const r = fake_request(f->fake, s, -1);
+        assert_int_equal(r->header.day, 99);
+        assert_int_equal(load_u32(r->sections.items[0].clicks), s == 0 ? 6 : 12);
+    }
+}
+
 static void a_held_push_is_mapped_to_the_layout_that_came_meanwhile(void **state) {
     struct fixture *const f = *state;
     const struct dimfit_push quick = {.mode = DIMFIT_TRAIN, .no_hold = 1};
@@ -637,6 +693,8 @@ int main(void) {
         TEST(pulled_rows_stand_where_their_keys_do),
         TEST(a_repeated_key_is_asked_for_once),
         TEST(gradients_of_a_repeated_key_are_summed_with_its_lookups),
+        TEST(clicks_of_equal_keys_are_summed_and_travel_with_the_day),
+        TEST(clicks_for_a_slot_that_counts_none_reach_no_shard),
         TEST(an_empty_call_asks_nobody),
         TEST(refused_arguments_reach_no_shard),
         TEST(numbers_that_overflow_in_a_sum_are_refused),
@@ -665,6 +723,7 @@ int main(void) {
         TEST(options_out_of_range_are_refused),
         TEST(a_push_waits_for_the_end_of_a_freeze),
         TEST(a_push_that_is_not_to_wait_is_delivered_by_a_flush),
+        TEST(a_held_push_keeps_its_clicks_and_its_day),
         TEST(a_held_push_is_mapped_to_the_layout_that_came_meanwhile),
         TEST(a_freeze_longer_than_the_time_limit_is_told),
         TEST(a_dense_table_is_made_read_and_pushed_on_one_shard),

@@ -7,30 +7,33 @@
 
 #include <cmocka.h>
 
-/* Two sections, 2 rows of 3 and 1 row of 1: keys 10 11 12, gradients 0..6, lookups 1 2 3. Allocated
- * to its exact length, so that a read past the end is seen. */
-static uint8_t *body_of(bool push, bool lookups, size_t *len) {
+/* Two sections, 2 rows of 3 and 1 row of 1: keys 10 11 12, gradients 0..6, lookups 1 2 3, clicks 7
+ * 8
+ * 9. Allocated to its exact length, so that a read past the end is seen. */
+static uint8_t *body_of(bool push, uint32_t flags, size_t *len) {
     static const struct section items[2] = {
         {.slot = 5, .rows = 2, .width = 3},
         {.slot = 9, .rows = 1, .width = 1},
     };
-    *len = section_body_size(2, 3, push ? 7 : 0, push, lookups);
+    *len = section_body_size(2, 3, push ? 7 : 0, push, flags);
     uint8_t *const body = malloc(*len);
     assert_non_null(body);
-    uint8_t *at = body + section_put_head(body, items, 2, lookups ? SECTION_LOOKUPS : 0);
+    uint8_t *at = body + section_put_head(body, items, 2, flags);
     for (uint64_t i = 0; i < 3; i++, at += 8)
         memcpy(at, &(uint64_t){10 + i}, 8);
     for (int i = 0; push && i < 7; i++, at += 4)
         memcpy(at, &(float){(float)i}, 4);
-    for (uint32_t i = 0; push && lookups && i < 3; i++, at += 4)
+    for (uint32_t i = 0; (flags & SECTION_LOOKUPS) != 0 && i < 3; i++, at += 4)
         memcpy(at, &(uint32_t){i + 1}, 4);
+    for (uint32_t i = 0; (flags & SECTION_CLICKS) != 0 && i < 3; i++, at += 4)
+        memcpy(at, &(uint32_t){i + 7}, 4);
     assert_ptr_equal(at, body + *len);
     return body;
 }
 
 static void parsed_push_points_at_what_was_written(void **state) {
     size_t len;
-    uint8_t *const body = body_of(true, true, &len);
+    uint8_t *const body = body_of(true, SECTION_LOOKUPS, &len);
     struct section_list list = {0};
     assert_int_equal(section_parse(&list, body, len, true, NULL), DIMFIT_OK);
     assert_int_equal(list.n, 2);
@@ -50,7 +53,7 @@ static void parsed_push_points_at_what_was_written(void **state) {
 
 static void a_pull_has_keys_alone(void **state) {
     size_t len;
-    uint8_t *const body = body_of(false, false, &len);
+    uint8_t *const body = body_of(false, 0, &len);
     struct section_list list = {0};
     assert_int_equal(section_parse(&list, body, len, false, NULL), DIMFIT_OK);
     assert_int_equal(load_u64(list.items[1].keys), 12);
@@ -62,12 +65,34 @@ static void a_pull_has_keys_alone(void **state) {
 
 static void lookups_left_out_are_one_each(void **state) {
     size_t len;
-    uint8_t *const body = body_of(true, false, &len);
+    uint8_t *const body = body_of(true, 0, &len);
     struct section_list list = {0};
     assert_int_equal(section_parse(&list, body, len, true, NULL), DIMFIT_OK);
     assert_null(list.items[0].lookups);
+    assert_null(list.items[0].clicks);
     section_list_fini(&list);
     free(body);
+}
+
+static void clicks_come_with_lookups_or_alone(void **state) {
+    static const uint32_t flags[] = {SECTION_CLICKS, SECTION_CLICKS | SECTION_LOOKUPS};
+    for (size_t i = 0; i < ARRAY_LEN(flags); i++) {
+        size_t len;
+        uint8_t *const body = body_of(true, flags[i], &len);
+        struct section_list list = {0};
+        assert_int_equal(section_parse(&list, body, len, true, NULL), DIMFIT_OK);
+        const struct section *const a = &list.items[0], *const b = &list.items[1];
+        assert_int_equal(load_u32(a->clicks), 7);
+        assert_int_equal(load_u32(b->clicks), 9);
+        assert_true(load_f32(b->grads) == 6);
+        if (i == 0)
+            assert_null(a->lookups);
+        else
+            assert_int_equal(load_u32(b->lookups), 3);
+        assert_int_equal(section_parse(&list, body, len - 1, true, NULL), DIMFIT_ERR_PROTOCOL);
+        section_list_fini(&list);
+        free(body);
+    }
 }
 
 static void no_sections_are_a_body_too(void **state) {
@@ -81,7 +106,7 @@ static void no_sections_are_a_body_too(void **state) {
 
 static void every_other_length_is_refused(void **state) {
     size_t len;
-    uint8_t *const body = body_of(true, true, &len);
+    uint8_t *const body = body_of(true, SECTION_LOOKUPS, &len);
     struct section_list list = {0};
     for (size_t cut = 0; cut < len; cut++) {
         uint8_t *const part = malloc(cut > 0 ? cut : 1);
@@ -101,7 +126,7 @@ static void every_other_length_is_refused(void **state) {
 
 static dimfit_err parse_with(size_t offset, uint32_t value, bool push) {
     size_t len;
-    uint8_t *const body = body_of(push, false, &len);
+    uint8_t *const body = body_of(push, 0, &len);
     memcpy(body + offset, &value, sizeof value);
     struct section_list list = {0};
     const dimfit_err err = section_parse(&list, body, len, push, NULL);
@@ -121,14 +146,15 @@ static void counts_that_cannot_be_are_refused(void **state) {
 }
 
 static void unknown_flags_are_refused(void **state) {
-    assert_int_equal(parse_with(4, 2, true), DIMFIT_ERR_PROTOCOL);
+    assert_int_equal(parse_with(4, 4, true), DIMFIT_ERR_PROTOCOL);
     assert_int_equal(parse_with(4, 1u << 31, true), DIMFIT_ERR_PROTOCOL);
     assert_int_equal(parse_with(4, SECTION_LOOKUPS, false), DIMFIT_ERR_PROTOCOL); /* of a pull */
+    assert_int_equal(parse_with(4, SECTION_CLICKS, false), DIMFIT_ERR_PROTOCOL);
 }
 
 static void a_list_is_used_again(void **state) {
     size_t len;
-    uint8_t *const body = body_of(true, true, &len);
+    uint8_t *const body = body_of(true, SECTION_LOOKUPS, &len);
     struct section_list list = {0};
     assert_int_equal(section_parse(&list, body, len, true, NULL), DIMFIT_OK);
     const struct section *const items = list.items;
@@ -143,6 +169,7 @@ int main(void) {
         cmocka_unit_test(parsed_push_points_at_what_was_written),
         cmocka_unit_test(a_pull_has_keys_alone),
         cmocka_unit_test(lookups_left_out_are_one_each),
+        cmocka_unit_test(clicks_come_with_lookups_or_alone),
         cmocka_unit_test(no_sections_are_a_body_too),
         cmocka_unit_test(every_other_length_is_refused),
         cmocka_unit_test(counts_that_cannot_be_are_refused),

@@ -66,6 +66,7 @@ class Rows(ctypes.Structure):
         ("keys", c_void_p),
         ("values", c_void_p),
         ("width", c_uint32),
+        ("clicks", c_void_p),
     ]
 
 
@@ -76,6 +77,7 @@ class Push(ctypes.Structure):
         ("samples", c_uint64),
         ("epoch", c_uint64),
         ("no_hold", c_int),
+        ("day", c_uint32),
     ]
 
 

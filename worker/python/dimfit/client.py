@@ -113,6 +113,8 @@ class Client:
         step: int | None = None,
         samples: int = 1,
         view: str = "full",
+        clicks: Mapping[int, Any] | None = None,
+        day: int | None = None,
     ) -> None:
         """Push gradients of several slots at once.
 
@@ -124,6 +126,8 @@ class Client:
         its own.
         view: compact gradients are of the layout of this client's last compact pull; if the cluster
         has moved on since, they are mapped to the next one.
+        clicks: slot -> integers (n,), one a key, for slots that count them; summed over equal keys.
+        day: when the samples were shown, in days since 1970-01-01; None: today (UTC).
 
         While a search has frozen training, a training push waits until it is over or the time is.
 
@@ -136,6 +140,7 @@ class Client:
             mode=_choice("mode", mode, _MODES),
             step=0 if step is None else _count("step", step, 1),
             samples=_count("samples", samples, 1),
+            day=0 if day is None else _day(day),
         )
         pairs = {_slot_id(slot): _pair(slot, pair) for slot, pair in updates.items()}
         with self._lock:
@@ -147,6 +152,10 @@ class Client:
                 width = given.shape[1] if of_pull else self._width(slot, which)
                 arrays.append((slot, keys, _gradients(slot, given, keys.size, width)))
             rows = _rows(arrays)
+            counts = _clicks(clicks or {}, pairs)
+            for row in rows:
+                if row.slot in counts:
+                    row.clicks = counts[row.slot].ctypes.data
             self._call("push", which, rows, len(rows), ctypes.byref(options))
 
     def flush(self) -> None:
@@ -470,6 +479,32 @@ def _pair(slot: Any, pair: Any) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise Error("INVALID", f"slot {slot}: an update is a pair (keys, gradients)")
     return _keys(slot, pair[0]), _array(f"slot {slot}: gradients", pair[1])
+
+
+def _day(day: Any) -> int:
+    number = _count("day", day, 1)
+    if number >= 2**32:
+        raise Error("INVALID", f"day {day} is not below 2**32")
+    return number
+
+
+def _clicks(clicks: Mapping[int, Any], pairs: Mapping[int, Any]) -> dict[int, np.ndarray]:
+    """slot -> uint32 (n,), as many as the slot's push has keys."""
+    out = {}
+    for slot, given in clicks.items():
+        number = _slot_id(slot)
+        if number not in pairs:
+            raise Error("INVALID", f"slot {slot}: clicks without keys and gradients")
+        array = _array(f"slot {slot}: clicks", given)
+        n = pairs[number][0].size
+        if array.shape != (n,):
+            raise Error("INVALID", f"slot {slot}: clicks have shape {array.shape}, not ({n},)")
+        if n > 0 and (
+            array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= 2**32
+        ):
+            raise Error("INVALID", f"slot {slot}: clicks are not integers below 2**32")
+        out[number] = np.require(array, np.uint32, ["C", "A"])
+    return out
 
 
 def _floats(what: str, array: np.ndarray) -> np.ndarray:
