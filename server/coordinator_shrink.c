@@ -111,6 +111,8 @@ json_t *shrink_status_json(const struct coordinator *c) {
         (json_int_t)s->rules.day, "seconds", seconds, "seen", (json_int_t)s->seen, "to_see",
         (json_int_t)s->total, "slots", slots_json(c), "not_by_age", ageless_json(c));
     set_counts(json, &sum);
+    if (under_way(s))
+        json_object_set_new(json, "evicted", json_integer((json_int_t)s->evicted));
     if (s->state == SHRINK_FAILED)
         json_object_set_new(json, "error", json_string(s->detail.text));
     return json;
@@ -219,7 +221,7 @@ static void take_counts(struct coordinator *c, const struct op *op) {
 static uint64_t look(struct coordinator *c, const struct op *op, size_t *working, size_t *behind) {
     struct shrink *const s = &c->shrink;
     uint64_t seen = 0;
-    s->total = 0;
+    s->total = s->evicted = 0;
     *working = *behind = c->options.shards;
     for (size_t i = c->options.shards; i-- > 0;) {
         const struct shrink_figures *const f = &op->figures[i].shrink;
@@ -229,6 +231,7 @@ static uint64_t look(struct coordinator *c, const struct op *op, size_t *working
         }
         seen += f->keys_done;
         s->total += f->keys;
+        s->evicted += f->rows_evicted;
         if (f->running != 0)
             *working = i;
     }
@@ -248,10 +251,9 @@ static void looked(struct coordinator *c, struct op *op) {
     if (seen != s->seen)
         s->progress_ms = now;
     s->seen = seen;
-    if (behind == c->options.shards)
-        take_counts(c, op);
     const size_t none = c->options.shards, late = working < none ? working : behind;
     if (late == none) {
+        take_counts(c, op);
         end(c, SHRINK_DONE);
     } else if (now - s->progress_ms > c->options.step_timeout_ms) {
         struct err_detail detail;

@@ -1,5 +1,7 @@
 #include "server/shrink_rules.h"
 
+#include "server/row_counters.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -33,7 +35,7 @@ static dimfit_err take_thresholds(const json_t *args, struct shrink_rules *out,
     if (err == DIMFIT_OK)
         err = take_whole(args, "unseen_days", RETENTION_DAYS_MAX, &out->expire_days, detail);
     if (err == DIMFIT_OK)
-        err = take_whole(args, "day", UINT32_MAX, &out->day, detail);
+        err = take_whole(args, "day", COUNTERS_DAY_MAX, &out->day, detail);
     if (err != DIMFIT_OK)
         return err;
     const json_t *const shows = json_object_get(args, "shows");
@@ -172,7 +174,8 @@ char *shrink_rules_text(const struct shrink_rules *rules, char *out, size_t cap)
     const bool age = rules->expire_days > 0, shows = rules->expire_shows > 0;
     char days[64] = "", counts[64] = "";
     if (age)
-        snprintf(days, sizeof days, " unseen for more than %u days", rules->expire_days);
+        snprintf(days, sizeof days, " unseen for more than %u day%s", rules->expire_days,
+                 rules->expire_days == 1 ? "" : "s");
     if (shows)
         snprintf(counts, sizeof counts, " with fewer than %g shows", (double)rules->expire_shows);
     snprintf(out, cap, "rows%s%s%s", days, age && shows ? " or" : "",

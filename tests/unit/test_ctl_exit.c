@@ -76,7 +76,7 @@ static int run_child(const char *const *words, int argc, const struct answer *an
     static const struct ctl_entry commands[] = {
         {"status", cmd_status},     {"stats", cmd_stats},   {"slots", cmd_slots},
         {"scores", cmd_scores},     {"search", cmd_search}, {"strategies", cmd_strategies},
-        {"shutdown", cmd_shutdown},
+        {"shutdown", cmd_shutdown}, {"shrink", cmd_shrink},
     };
     struct ctl ctl;
     script = answers;
@@ -344,6 +344,102 @@ static void scores_go_to_a_file_or_to_standard_output(void **state) {
     fails_with(&result, EXIT_FAILED, "dimfitctl: /nowhere/x: No such file or directory.\n");
 }
 
+static void every_option_of_shrink_reaches_the_coordinator(void **state) {
+    const struct run result = run(
+        ANSWERS({"status", DIMFIT_OK, "{}", NULL},
+                {"shrink", DIMFIT_OK, "{\"shrink\":4,\"state\":\"running\"}",
+                 "{\"slots\":[\"user\",\"7\"],\"unseen_days\":30,\"shows\":1.5,\"day\":20000,"
+                 "\"dry_run\":true}"}),
+        "shrink", "--slot", "user", "-s7", "--unseen-days=30", "--shows=1.5", "--day=2024-10-04",
+        "--dry-run", "--no-wait", "--json", NULL);
+    assert_string_equal(result.err, "");
+    assert_int_equal(result.code, EXIT_DONE);
+    assert_string_equal(result.out, "{\"shrink\":4,\"state\":\"running\"}\n");
+}
+
+static void a_day_is_a_date_or_a_number_of_days(void **state) {
+    assert_int_equal(run(ANSWERS({"status", DIMFIT_OK, "{}", NULL},
+                                 {"shrink", DIMFIT_OK, "{\"state\":\"done\"}", "{\"day\":20000}"}),
+                         "shrink", "--day=20000", "--json", NULL)
+                         .code,
+                     EXIT_DONE);
+    static const struct {
+        const char *day, *why;
+    } cases[] = {
+        {"yesterday", "\"yesterday\" is not a whole number"},
+        {"2024-13-01", "\"2024-13-01\" is not a whole number"},
+        {"1969-12-31", "1969-12-31 is not after 1970-01-01"},
+        {"0", "0 is not from 1 to 4294967295"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char expected[200];
+        const struct run result = run(NULL, "shrink", "--day", cases[i].day, NULL);
+        snprintf(expected, sizeof expected, "dimfitctl: --day: %s. --help lists the options.\n",
+                 cases[i].why);
+        fails_with(&result, EXIT_USAGE, expected);
+    }
+}
+
+static void shrink_waits_for_the_end_and_shows_it(void **state) {
+    static const char done[] = "{\"shrink\":4,\"state\":\"done\",\"evicted\":3}";
+    const struct run result = run(
+        ANSWERS({"status", DIMFIT_OK, "{}", NULL},
+                {"shrink", DIMFIT_OK, "{\"shrink\":4,\"state\":\"running\"}", "{}"},
+                {"shrink status", DIMFIT_OK, "{\"shrink\":4,\"state\":\"running\"}", NULL},
+                {"shrink status", DIMFIT_OK, done, NULL}),
+        "shrink", "--json", NULL);
+    assert_string_equal(result.err, "");
+    assert_int_equal(result.code, EXIT_DONE);
+    assert_string_equal(result.out, "{\"shrink\":4,\"state\":\"done\",\"evicted\":3}\n");
+}
+
+static void a_shrink_that_fails_is_exit_1(void **state) {
+    const struct run result = run(
+        ANSWERS({"status", DIMFIT_OK, "{}", NULL},
+                {"shrink", DIMFIT_OK, "{\"shrink\":4,\"state\":\"running\"}", NULL},
+                {"shrink status", DIMFIT_OK,
+                 "{\"shrink\":4,\"state\":\"failed\",\"error\":\"shard 1 is gone\"}", NULL}),
+        "shrink", "--shows=2", NULL);
+    assert_int_equal(result.code, EXIT_FAILED);
+    assert_string_equal(result.err, "dimfitctl: shrink: shard 1 is gone.\n");
+}
+
+static void a_shrink_that_is_refused_says_why(void **state) {
+    struct run result = run(ANSWERS({"status", DIMFIT_OK, "{}", NULL},
+                                    {"shrink", DIMFIT_ERR_BUSY, "shrink 3 is under way", NULL}),
+                            "shrink", NULL);
+    fails_with(&result, EXIT_FAILED, "dimfitctl: shrink: shrink 3 is under way.\n");
+    result = run(ANSWERS({"status", DIMFIT_OK, "{}", NULL},
+                         {"shrink", DIMFIT_ERR_INVALID, "give --shows", NULL}),
+                 "shrink", NULL);
+    fails_with(&result, EXIT_USAGE, "dimfitctl: shrink: give --shows.\n");
+}
+
+static void losing_sight_of_a_shrink_is_exit_5_or_1(void **state) {
+    struct run result = run(
+        ANSWERS({"status", DIMFIT_OK, "{}", NULL},
+                {"shrink", DIMFIT_OK, "{\"shrink\":4,\"state\":\"running\"}", NULL},
+                {"shrink status", DIMFIT_ERR_MAYBE, "", NULL}),
+        "shrink", NULL);
+    assert_int_equal(result.code, EXIT_MAYBE);
+    result = run(ANSWERS({"status", DIMFIT_OK, "{}", NULL},
+                         {"shrink", DIMFIT_OK, "{\"shrink\":4,\"state\":\"running\"}", NULL},
+                         {"shrink status", DIMFIT_OK, "{\"shrink\":5,\"state\":\"done\"}", NULL}),
+                 "shrink", NULL);
+    fails_with(&result, EXIT_FAILED,
+               "dimfitctl: shrink: another one took the place of shrink 4. `dimfitctl shrink "
+               "--status` shows it.\n");
+}
+
+static void the_status_of_a_shrink_starts_none(void **state) {
+    const struct run result = run(
+        ANSWERS({"shrink status", DIMFIT_OK, "{\"shrink\":0,\"state\":\"none\"}", NULL}), "shrink",
+        "--status", NULL);
+    assert_int_equal(result.code, EXIT_DONE);
+    assert_string_equal(result.out, "no shrink since the coordinator started\n");
+    assert_int_equal(run(NULL, "shrink", "--status", "--shows=1", NULL).code, EXIT_USAGE);
+}
+
 int main(void) {
     unsetenv("DIMFIT_COORDINATOR");
     const struct CMUnitTest tests[] = {
@@ -364,6 +460,13 @@ int main(void) {
         cmocka_unit_test(a_new_search_ends_the_wait_for_the_old_one),
         cmocka_unit_test(a_heat_map_of_the_plan_does_not_end_scoring),
         cmocka_unit_test(scores_go_to_a_file_or_to_standard_output),
+        cmocka_unit_test(every_option_of_shrink_reaches_the_coordinator),
+        cmocka_unit_test(a_day_is_a_date_or_a_number_of_days),
+        cmocka_unit_test(shrink_waits_for_the_end_and_shows_it),
+        cmocka_unit_test(a_shrink_that_fails_is_exit_1),
+        cmocka_unit_test(a_shrink_that_is_refused_says_why),
+        cmocka_unit_test(losing_sight_of_a_shrink_is_exit_5_or_1),
+        cmocka_unit_test(the_status_of_a_shrink_starts_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -156,6 +156,59 @@ static void slots_show_width_and_optimizer(void **state) {
           " 900  linear    1      1         10      80 B  no      axis   sgd                 1\n");
 }
 
+static void slots_show_what_retention_does_where_a_slot_has_it(void **state) {
+    shows(
+        view_slots,
+        "{\"epoch\":2,\"slots\":[{\"id\":1,\"name\":\"user\",\"dim\":16,\"width\":4,"
+        "\"rows\":1234567,\"bytes\":24691340,\"search\":true,\"basis\":\"dense\","
+        "\"optimizer\":\"rowwise_adagrad\",\"lr\":0.0500000007,\"pending\":5000,\"evicted\":0,"
+        "\"clicks\":true},"
+        "{\"id\":2,\"name\":\"hour\",\"dim\":1,\"width\":1,\"rows\":10,\"bytes\":80,"
+        "\"search\":false,\"basis\":\"axis\",\"optimizer\":\"sgd\",\"lr\":1,\"pending\":0,"
+        "\"evicted\":0,\"clicks\":false}]}",
+        "epoch 2\n"
+        "\n"
+        "SLOT  NAME  DIM  WIDTH       ROWS     BYTES  SEARCH  BASIS  OPTIMIZER          LR  "
+        "PENDING  CLICKS\n"
+        "   1  user   16      4  1,234,567  23.5 MiB  yes     dense  rowwise_adagrad  0.05    "
+        "5,000     yes\n"
+        "   2  hour    1      1         10      80 B  no      axis   sgd                 1        "
+        "0      no\n");
+}
+
+static const char shrunk[] =
+    "{\"shrink\":4,\"state\":\"done\",\"day\":20000,\"seconds\":2.5,\"dry_run\":%s,"
+    "\"seen\":1500,\"to_see\":1500,\"rows_before\":1500,\"evicted\":250,\"rows_after\":1250,"
+    "\"slots\":[{\"id\":1,\"name\":\"user\",\"expire_days\":30,\"expire_shows\":1.5,"
+    "\"rows_before\":1400,\"evicted\":250,\"rows_after\":1150},"
+    "{\"id\":7,\"name\":\"a\\nd\",\"expire_days\":0,\"expire_shows\":2,"
+    "\"rows_before\":100,\"evicted\":0,\"rows_after\":100}],"
+    "\"not_by_age\":[{\"id\":7,\"name\":\"a\\nd\"},{\"id\":9,\"name\":\"hour\"}]}";
+
+static void a_shrink_shows_rows_before_evicted_and_after(void **state) {
+    char json[1024];
+    snprintf(json, sizeof json, shrunk, "false");
+    shows(view_shrink, json,
+          "shrink 4: done, 1,500 of 1,500 feasigns looked at (100.0 %), 250 rows gone; day 20000; "
+          "2.50 s\n"
+          "not by age, since no last-seen day is kept: a?d, hour\n"
+          "\n"
+          "SLOT  NAME    BY                  BEFORE  EVICTED  AFTER\n"
+          "   1  user    30 days, 1.5 shows   1,400      250  1,150\n"
+          "   7  a?d     2 shows                100        0    100\n"
+          "      in all                       1,500      250  1,250\n");
+}
+
+static void a_dry_run_shows_what_would_go_and_stay(void **state) {
+    char json[1024];
+    snprintf(json, sizeof json, shrunk, "true");
+    char *const text = text_of(view_shrink, json);
+    assert_non_null(strstr(text, "250 rows would go; a dry run; day 20000"));
+    assert_non_null(strstr(text, "BEFORE  WOULD GO  WOULD STAY\n"));
+    assert_non_null(strstr(text, " 1,400       250         900\n"));
+    free(text);
+}
+
 static void strategies_list_refusals_with_their_reason(void **state) {
     shows(view_strategies,
           "{\"strategies\":[{\"name\":\"sseds\",\"version\":\"1.0\",\"needs\":[\"scores\"],"
@@ -254,6 +307,8 @@ static void missing_fields_are_shown_as_such(void **state) {
     free(text_of(view_slots, "{\"slots\":[{}]}"));
     free(text_of(view_scores, "{\"slots\":[{\"s\":[]}, {}]}"));
     free(text_of(view_search, "{}"));
+    free(text_of(view_shrink, "{}"));
+    free(text_of(view_shrink, "{\"state\":\"done\",\"slots\":[{}],\"not_by_age\":[1]}"));
     free(text_of(view_plan, "{\"slots\":[{}]}"));
     free(text_of(view_strategies, "{\"refused\":[1]}"));
     free(text_of(as_csv, "{}"));
@@ -304,6 +359,9 @@ int main(void) {
         cmocka_unit_test(status_names_every_shard),
         cmocka_unit_test(stats_show_totals_and_shards),
         cmocka_unit_test(slots_show_width_and_optimizer),
+        cmocka_unit_test(slots_show_what_retention_does_where_a_slot_has_it),
+        cmocka_unit_test(a_shrink_shows_rows_before_evicted_and_after),
+        cmocka_unit_test(a_dry_run_shows_what_would_go_and_stay),
         cmocka_unit_test(strategies_list_refusals_with_their_reason),
         cmocka_unit_test(scores_show_each_slots_share),
         cmocka_unit_test(csv_quotes_what_needs_it_and_keeps_every_digit),
