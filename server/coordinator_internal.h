@@ -124,7 +124,7 @@ struct shrink {
     int64_t started_ms, poll_ms, progress_ms;
     double seconds;
     uint64_t seen, total;     /* feasigns looked at, to look at */
-    uint64_t evicted;         /* while it runs */
+    uint64_t evicted;         /* known of so far, while it runs */
     struct err_detail detail; /* of a failure */
 };
 

@@ -111,7 +111,7 @@ json_t *shrink_status_json(const struct coordinator *c) {
         (json_int_t)s->rules.day, "seconds", seconds, "seen", (json_int_t)s->seen, "to_see",
         (json_int_t)s->total, "slots", slots_json(c), "not_by_age", ageless_json(c));
     set_counts(json, &sum);
-    if (under_way(s))
+    if (s->state != SHRINK_DONE)
         json_object_set_new(json, "evicted", json_integer((json_int_t)s->evicted));
     if (s->state == SHRINK_FAILED)
         json_object_set_new(json, "error", json_string(s->detail.text));
@@ -129,15 +129,21 @@ static int64_t next_due(const struct coordinator *c) {
 /* The line that tells later who let rows go, and by which rule. */
 static void audit(const struct coordinator *c) {
     const struct shrink *const s = &c->shrink;
+    const bool done = s->state == SHRINK_DONE;
     const struct shrink_count sum = sum_of(s);
     char what[160], why[sizeof s->detail.text + 16] = "";
+    if (s->number == 0) {
+        log_warn("shrink", "a shrink did not begin: %s", s->detail.text);
+        return;
+    }
     shrink_rules_text(&s->rules, what, sizeof what);
-    if (s->state == SHRINK_FAILED)
+    if (!done)
         snprintf(why, sizeof why, "; failed: %s", s->detail.text);
-    log_line(s->state == SHRINK_FAILED ? LEVEL_WARN : LEVEL_INFO, "shrink",
-             "shrink %llu, %s: %s, as of day %u: %llu of %llu rows in %zu slots %s in %.1f s%s",
+    log_line(done ? LEVEL_INFO : LEVEL_WARN, "shrink",
+             "shrink %llu, %s: %s, as of day %u: %s%llu of %llu rows in %zu slots %s in %.1f s%s",
              (unsigned long long)s->number, s->daily ? "daily" : "asked for by an admin", what,
-             s->rules.day, (unsigned long long)sum.evicted, (unsigned long long)sum.before,
+             s->rules.day, done ? "" : "at least ",
+             (unsigned long long)(done ? sum.evicted : s->evicted), (unsigned long long)sum.before,
              s->rules.n, s->rules.dry_run ? "would be evicted" : "evicted", s->seconds, why);
 }
 

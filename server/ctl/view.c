@@ -441,6 +441,11 @@ int view_shrink(const json_t *reply, FILE *out) {
     view_shrink_progress(reply, out);
     fprintf(out, "%s; day %s; %s\n", dry_run ? "; a dry run" : "", cell_plain(reply, "day").text,
             human_seconds(get_number(reply, "seconds", 0)).text);
+    if (get_text(reply, "error", NULL) != NULL) {
+        fputs("error: ", out);
+        print_clean(get_text(reply, "error", "-"), out);
+        fputc('\n', out);
+    }
     print_ageless(json_object_get(reply, "not_by_age"), out);
     fputc('\n', out);
 

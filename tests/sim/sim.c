@@ -27,7 +27,9 @@ struct sim {
     int64_t now_ms;
     bool faults;
     int lose[SIM_SHARDS_MAX]; /* a kind of command */
-    struct message *head;     /* oldest first */
+    bool idle[SIM_SHARDS_MAX];
+    int64_t wall_s;       /* at now_ms 0 */
+    struct message *head; /* oldest first */
     struct plan_job *job;
     struct strategies *strategies;
     struct coordinator_options coordinator_options;
@@ -105,7 +107,7 @@ static int64_t io_now_ms(void *self) {
 
 static int64_t io_wall_s(void *self) {
     const struct sim *const sim = self;
-    return sim->options.wall_s + sim->now_ms / 1000;
+    return sim->wall_s + sim->now_ms / 1000;
 }
 
 static dimfit_err io_save(void *self, const void *bytes, size_t len, struct err_detail *detail) {
@@ -229,7 +231,8 @@ static struct shard *busy_shard(struct sim *sim) {
     struct shard *pick = NULL;
     uint64_t n = 0;
     for (size_t i = 0; i < sim->options.shards; i++) {
-        if (sim->shards[i] != NULL && shard_has_work(sim->shards[i]) && draw(sim) % ++n == 0)
+        if (sim->shards[i] != NULL && !sim->idle[i] && shard_has_work(sim->shards[i]) &&
+            draw(sim) % ++n == 0)
             pick = sim->shards[i];
     }
     return pick;
@@ -330,6 +333,14 @@ void sim_restart_coordinator(struct sim *sim, const struct layout_slot *more) {
     begin_coordinator(sim);
 }
 
+void sim_idle(struct sim *sim, size_t shard, bool on) {
+    sim->idle[shard] = on;
+}
+
+void sim_set_clock(struct sim *sim, int64_t wall_s) {
+    sim->wall_s = wall_s - sim->now_ms / 1000;
+}
+
 void sim_lose(struct sim *sim, size_t shard, int kind) {
     sim->lose[shard] = kind;
 }
@@ -337,6 +348,7 @@ void sim_lose(struct sim *sim, size_t shard, int kind) {
 struct sim *sim_new(const struct sim_options *options) {
     struct sim *const sim = sure(calloc(1, sizeof *sim));
     sim->options = *options;
+    sim->wall_s = options->wall_s;
     sim->random = options->seed;
     struct err_detail detail = {{0}};
     if (strategies_load(STRATEGIES_BUILT, &sim->strategies, &detail) != DIMFIT_OK)

@@ -52,6 +52,10 @@ void sim_tell(struct sim *sim, size_t worker, const struct wire_header *header);
 void sim_restart_coordinator(struct sim *sim, const struct layout_slot *more);
 /* The coordinator's commands of this kind to the shard are lost; kind 0: none are. */
 void sim_lose(struct sim *sim, size_t shard, int kind);
+/* The shard answers, but does none of the work that is left for between messages. */
+void sim_idle(struct sim *sim, size_t shard, bool on);
+/* Set the wall clock, from which time goes on. */
+void sim_set_clock(struct sim *sim, int64_t wall_s);
 
 uint64_t sim_shard_epoch(const struct sim *sim, size_t shard);
 size_t sim_shard_of(uint32_t slot, uint64_t feasign, size_t shards);
