@@ -102,7 +102,7 @@ static dimfit_err add_rule(struct shrink_rules *out, const struct layout_slot *s
     };
     if (rule.expire_days > 0 && !kept->last_seen) {
         if (named)
-            return err_set(detail, DIMFIT_ERR_STATE,
+            return err_set(detail, DIMFIT_ERR_INVALID,
                            "slot %u ('%s') keeps no last-seen day, so age says nothing there; "
                            "shrink it by --shows, or add a slot with `last_seen: true`",
                            slot->id, slot->name);

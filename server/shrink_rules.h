@@ -30,8 +30,8 @@ struct shrink_rules {
     uint32_t *ageless; /* slots that age was meant for but that keep no last-seen day */
 };
 
-/* INVALID for an argument that is none or when no rule comes out of it, UNKNOWN_SLOT and STATE for
- * a named slot that is not there or can't be shrunk like this; the detail says what to give
+/* INVALID for an argument that is none, a named slot that can't be shrunk like this, or when no
+ * rule comes out of it; UNKNOWN_SLOT for a name that no slot has. The detail says what to give
  * instead. */
 dimfit_err shrink_rules_make(const struct layout *layout, const json_t *args, uint32_t today,
                              struct shrink_rules *out, struct err_detail *detail) MUST_CHECK;

@@ -461,5 +461,11 @@ int view_shrink(const json_t *reply, FILE *out) {
     }
     ROW(grid, "", "in all", "", cell_count(reply, "rows_before").text,
         cell_count(reply, "evicted").text, cell_after(reply, dry_run).text);
-    return finish(grid, out);
+    if (finish(grid, out) != 0)
+        return -1;
+    if (get_number(reply, "pending_evicted", 0) > 0)
+        fprintf(out, "\n%s feasigns that wait%s for a row %s forgotten too\n",
+                cell_count(reply, "pending_evicted").text, dry_run ? "" : "ed",
+                dry_run ? "would be" : "were");
+    return 0;
 }

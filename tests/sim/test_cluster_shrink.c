@@ -273,7 +273,7 @@ static void what_a_slot_cannot_do_is_refused_by_name(void **state) {
     refused(sim, "{}", DIMFIT_ERR_INVALID,
             "no slot is configured with expire_days or expire_shows; give --unseen-days or "
             "--shows");
-    refused(sim, "{\"slots\":[\"plain\"],\"unseen_days\":3}", DIMFIT_ERR_STATE,
+    refused(sim, "{\"slots\":[\"plain\"],\"unseen_days\":3}", DIMFIT_ERR_INVALID,
             "slot 2 ('plain') keeps no last-seen day, so age says nothing there; shrink it by "
             "--shows, or add a slot with `last_seen: true`");
     status_is(sim, "none", 0, 0);

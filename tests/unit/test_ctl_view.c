@@ -178,7 +178,8 @@ static void slots_show_what_retention_does_where_a_slot_has_it(void **state) {
 
 static const char shrunk[] =
     "{\"shrink\":4,\"state\":\"done\",\"day\":20000,\"seconds\":2.5,\"dry_run\":%s,"
-    "\"seen\":1500,\"to_see\":1500,\"rows_before\":1500,\"evicted\":250,\"rows_after\":1250,"
+    "\"pending_evicted\":40,\"seen\":1500,\"to_see\":1500,\"rows_before\":1500,\"evicted\":250,"
+    "\"rows_after\":1250,"
     "\"slots\":[{\"id\":1,\"name\":\"user\",\"expire_days\":30,\"expire_shows\":1.5,"
     "\"rows_before\":1400,\"evicted\":250,\"rows_after\":1150},"
     "{\"id\":7,\"name\":\"a\\nd\",\"expire_days\":0,\"expire_shows\":2,"
@@ -196,7 +197,9 @@ static void a_shrink_shows_rows_before_evicted_and_after(void **state) {
           "SLOT  NAME    BY                  BEFORE  EVICTED  AFTER\n"
           "   1  user    30 days, 1.5 shows   1,400      250  1,150\n"
           "   7  a?d     2 shows                100        0    100\n"
-          "      in all                       1,500      250  1,250\n");
+          "      in all                       1,500      250  1,250\n"
+          "\n"
+          "40 feasigns that waited for a row were forgotten too\n");
 }
 
 static void a_dry_run_shows_what_would_go_and_stay(void **state) {
@@ -206,6 +209,7 @@ static void a_dry_run_shows_what_would_go_and_stay(void **state) {
     assert_non_null(strstr(text, "250 rows would go; a dry run; day 20000"));
     assert_non_null(strstr(text, "BEFORE  WOULD GO  WOULD STAY\n"));
     assert_non_null(strstr(text, " 1,400       250         900\n"));
+    assert_non_null(strstr(text, "40 feasigns that wait for a row would be forgotten too\n"));
     free(text);
 }
 

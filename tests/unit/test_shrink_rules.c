@@ -94,7 +94,7 @@ static void a_slot_is_named_by_id_or_by_name_the_id_first(void **state) {
 
 static void a_named_slot_that_cannot_be_shrunk_like_this_is_refused(void **state) {
     refused(
-        "{\"unseen_days\": 7, \"slots\": [\"ad\"]}", DIMFIT_ERR_STATE,
+        "{\"unseen_days\": 7, \"slots\": [\"ad\"]}", DIMFIT_ERR_INVALID,
         "slot 2 ('ad') keeps no last-seen day, so age says nothing there; shrink it by --shows, "
         "or add a slot with `last_seen: true`");
     refused(
