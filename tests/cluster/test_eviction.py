@@ -32,7 +32,7 @@ def test_evicted_rows_are_logged_with_what_was_counted(standalone, connect, ctl,
     client.push({1: (keys[1000:], ones(1000, 4))}, day=20100)
     before = client.pull({1: keys})[1]
     assert total(client, 1) == 2000
-    assert ctl(daemon, "shrink", "--day", 20105, "--wait", data=True)["state"] == "done"
+    assert ctl(daemon, "shrink", "--day", 20105, data=True)["state"] == "done"
     assert total(client, 1) == 1000
     after = client.pull({1: keys})[1]
     assert (after[1000:] == before[1000:]).all()
