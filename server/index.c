@@ -446,21 +446,32 @@ static void segment_compact(struct index *index, uint32_t number) {
         point(index, segment->entry, segment->depth, place);
 }
 
-static bool is_free(const struct index *index, uint32_t page) {
-    return (index->free[page / FREE_BITS] >> page % FREE_BITS & 1) != 0;
+/* Those at the end that are in no segment. */
+static void drop_last_pages(struct index *index) {
+    while (index->n_pages > 0) {
+        const uint32_t word = (index->n_pages - 1) / FREE_BITS, last = index->n_pages % FREE_BITS;
+        const uint64_t all = last == 0 ? UINT64_MAX : ((uint64_t)1 << last) - 1;
+        const uint64_t used = all & ~index->free[word];
+        const uint32_t keep = used == 0 ? 0 : FREE_BITS - (uint32_t)__builtin_clzll(used);
+        const uint32_t n_pages = word * FREE_BITS + keep;
+        index->n_free -= index->n_pages - n_pages;
+        index->n_pages = n_pages;
+        index->free[word] &= keep == FREE_BITS ? UINT64_MAX : ((uint64_t)1 << keep) - 1;
+        if (used != 0)
+            return;
+    }
 }
 
-static void release(struct index *index) {
-    if (index->n_keys == 0 && index->n_spare == 0) {
-        index_fini(index);
-        return;
-    }
-    while (is_free(index, index->n_pages - 1)) {
-        index->n_pages--;
-        index->n_free--;
-        index->free[index->n_pages / FREE_BITS] &= ~((uint64_t)1 << index->n_pages % FREE_BITS);
-    }
-    slab_truncate(&index->pages, index->n_pages);
+/* Nothing is left: back to the beginning, but for the memory of the pages. */
+static void forget_segments(struct index *index) {
+    free(index->places);
+    free(index->segments);
+    index->places = NULL;
+    index->segments = NULL;
+    index->mask = index->n_segments = index->cap_segments = 0;
+    index->n_pages = index->n_free = index->free_from = 0;
+    if (index->cap_free > 0)
+        memset(index->free, 0, index->cap_free * sizeof *index->free);
 }
 
 bool index_compact(struct index *index, uint32_t *segment) {
@@ -468,7 +479,12 @@ bool index_compact(struct index *index, uint32_t *segment) {
         segment_compact(index, (*segment)++);
         return true;
     }
-    if (index->n_segments > 0)
-        release(index);
+    if (index->n_keys == 0 && index->n_spare == 0)
+        forget_segments(index);
+    drop_last_pages(index);
+    if (slab_truncate(&index->pages, index->n_pages))
+        return true;
+    if (index->n_segments == 0)
+        index_fini(index);
     return false;
 }

@@ -100,8 +100,8 @@ void index_walk_remove(struct index *index, const struct index_walk *walk,
 /* Leave a segment that is through, with as few pages as its keys need. False: it was the last. */
 bool index_walk_leave(struct index *index, struct index_walk *walk);
 
-/* One segment's part of moving pages together, *segment counting up from 0; at the end what is free
- * behind them is given back. False: that was the end. No other walk may be under way. */
+/* One segment's part of moving pages together, *segment counting up from 0, then one chunk's of
+ * giving back what is free behind them. False: that was the end. No walk may be under way. */
 bool index_compact(struct index *index, uint32_t *segment);
 
 /* What is allocated. */

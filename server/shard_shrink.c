@@ -63,8 +63,6 @@ static void finish(struct shard *shard) {
     free(shrink->rules);
     shrink->rules = NULL;
     shrink->figures.running = 0;
-    if (!shrink->figures.dry_run && shard->io.purge != NULL)
-        shard->io.purge(shard->io.self);
 }
 
 static void note_slice(struct shard *shard, uint32_t slot, const struct expiry_slice *slice) {

@@ -135,9 +135,15 @@ dimfit_err slab_reserve(struct slab *slab, uint64_t rows) {
     return DIMFIT_OK;
 }
 
-void slab_truncate(struct slab *slab, uint64_t rows) {
-    while (slab->n_chunks > 1 && (uint64_t)(slab->n_chunks - 1) * slab->chunk_rows >= rows)
-        chunk_free(slab->chunks[--slab->n_chunks]);
+static bool has_idle_chunk(const struct slab *slab, uint64_t rows) {
+    return slab->n_chunks > 1 && (uint64_t)(slab->n_chunks - 1) * slab->chunk_rows >= rows;
+}
+
+bool slab_truncate(struct slab *slab, uint64_t rows) {
+    if (!has_idle_chunk(slab, rows))
+        return false;
+    chunk_free(slab->chunks[--slab->n_chunks]);
+    return has_idle_chunk(slab, rows);
 }
 
 uint64_t slab_bytes(const struct slab *slab) {

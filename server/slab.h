@@ -27,8 +27,9 @@ void slab_fini(struct slab *slab);
 /* Make room for `rows` rows in all. NOMEM, what was there unchanged. May move rows. */
 dimfit_err slab_reserve(struct slab *slab, uint64_t rows) MUST_CHECK;
 
-/* Give back whole chunks behind the first `rows` rows; a first chunk stays. */
-void slab_truncate(struct slab *slab, uint64_t rows);
+/* Give back a whole chunk behind the first `rows` rows, if there is one; a first chunk stays. True:
+ * there are more. */
+bool slab_truncate(struct slab *slab, uint64_t rows);
 
 /* What is allocated, and what would be for so many rows of so many cells. */
 uint64_t slab_bytes(const struct slab *slab);

@@ -1,4 +1,4 @@
-"""Clicks, days, admission and eviction end to end: what a client pushes, what is left, what is logged."""
+"""Clicks, days, admission and eviction: what a client pushes, what is left, what is logged."""
 
 from __future__ import annotations
 
