@@ -1,8 +1,8 @@
 /*
  * A fake cluster of two shards with a client of it: what tests of the client library start from.
  *
- * Two slots of dim 4, of which slot 1 counts clicks. Epoch 1 is at hand: slot 1 keeps axes 2 and 0, slot 2 a dense basis of two
- * columns.
+ * Two slots of dim 4, of which slot 1 counts clicks. Epoch 1 is at hand: slot 1 keeps axes 2 and 0,
+ * slot 2 a dense basis of two columns.
  */
 #ifndef TESTS_CLIENT_SCENE_H
 #define TESTS_CLIENT_SCENE_H
