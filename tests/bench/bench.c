@@ -39,9 +39,13 @@ uint64_t bench_key(uint64_t row) {
     return bench_mix(row + 1);
 }
 
-uint64_t bench_draw(uint64_t *state) {
+uint64_t bench_pick(uint64_t *state, uint64_t n) {
     *state += UINT64_C(0x9E3779B97F4A7C15);
-    return bench_mix(*state) % BENCH_ROWS;
+    return bench_mix(*state) % n;
+}
+
+uint64_t bench_draw(uint64_t *state) {
+    return bench_pick(state, BENCH_ROWS);
 }
 
 void bench_noise(float *values, size_t n) {

@@ -16,7 +16,7 @@ enum {
     BENCH_ROWS = 1000000, /* rows of the model */
     BENCH_BATCH = 10000,  /* keys of a request */
     BENCH_WIDTH = 16,     /* floats of a row */
-    BENCH_ROUNDS_MAX = 101,
+    BENCH_ROUNDS_MAX = 1001,
 };
 
 struct series {
@@ -30,9 +30,10 @@ double bench_seconds(void); /* a clock that only goes on */
 _Noreturn void bench_die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void *bench_alloc(size_t bytes); /* zeroed, touched; never NULL */
 
-uint64_t bench_mix(uint64_t x);       /* a permutation of 64-bit numbers */
-uint64_t bench_key(uint64_t row);     /* the feasign of a row */
-uint64_t bench_draw(uint64_t *state); /* a random row, 0 .. BENCH_ROWS - 1 */
+uint64_t bench_mix(uint64_t x);                   /* a permutation of 64-bit numbers */
+uint64_t bench_key(uint64_t row);                 /* the feasign of a row */
+uint64_t bench_draw(uint64_t *state);             /* a random row, 0 .. BENCH_ROWS - 1 */
+uint64_t bench_pick(uint64_t *state, uint64_t n); /* a random number, 0 .. n - 1 */
 
 /* Small numbers of either sign, as gradients are. */
 void bench_noise(float *values, size_t n);

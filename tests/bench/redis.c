@@ -2,124 +2,96 @@
 
 #include "tests/bench/bench.h"
 
-#include <arpa/inet.h>
-#include <netinet/tcp.h>
-#include <stdio.h>
+#include <hiredis/hiredis.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/time.h>
 
-enum {
-    COMMAND_KEYS = 100,
-    COMMANDS = BENCH_BATCH / COMMAND_KEYS,
-    VALUE_BYTES = BENCH_WIDTH * 4,
-    KEY_ITEM = 4 + 8 + 2,             /* $8 CRLF key CRLF */
-    VALUE_ITEM = 5 + VALUE_BYTES + 2, /* $64 CRLF value CRLF */
-    MGET_HEAD = 6 + 10,               /* *101 CRLF $4 CRLF MGET CRLF */
-    MSET_HEAD = 6 + 10,
-    ARRAY_HEAD = 6, /* *100 CRLF */
-    OK_BYTES = 5,   /* +OK CRLF */
-    BUFFER = COMMANDS * (MSET_HEAD + COMMAND_KEYS * (KEY_ITEM + VALUE_ITEM)),
-};
-_Static_assert(VALUE_BYTES == 64, "the lengths above are of values of 64 bytes");
+enum { COMMAND_KEYS = 100, TIMEOUT_SECONDS = 30 };
 
 struct redis {
-    int socket;
-    char buffer[BUFFER];
+    redisContext *context;
 };
 
 struct redis *redis_connect(const char *port) {
     struct redis *const redis = bench_alloc(sizeof *redis);
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    redis->socket = socket(AF_INET, SOCK_STREAM, 0);
-    const int on = 1;
-    if (redis->socket < 0 || connect(redis->socket, (struct sockaddr *)&to, sizeof to) != 0 ||
-        setsockopt(redis->socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) != 0)
-        bench_die("Redis does not answer at port %s", port);
+    const struct timeval limit = {.tv_sec = TIMEOUT_SECONDS};
+    redis->context = redisConnectWithTimeout("127.0.0.1", atoi(port), limit);
+    if (redis->context == NULL || redis->context->err != 0 ||
+        redisSetTimeout(redis->context, limit) != REDIS_OK)
+        bench_die("Redis does not answer at port %s: %s", port,
+                  redis->context != NULL ? redis->context->errstr : "no memory");
     return redis;
 }
 
 void redis_close(struct redis **redis) {
     if (*redis == NULL)
         return;
-    close((*redis)->socket);
+    redisFree((*redis)->context);
     free(*redis);
     *redis = NULL;
 }
 
-static char *put(char *at, const void *bytes, size_t n) {
-    memcpy(at, bytes, n);
-    return at + n;
+static size_t part_of(size_t n, size_t done) {
+    return n - done < COMMAND_KEYS ? n - done : COMMAND_KEYS;
 }
 
-static char *put_key(char *at, uint64_t key) {
-    at = put(at, "$8\r\n", 4);
-    at = put(at, &key, sizeof key);
-    return put(at, "\r\n", 2);
+static void append(const struct redis *redis, int n, const char **words, const size_t *lengths) {
+    if (redisAppendCommandArgv(redis->context, n, words, lengths) != REDIS_OK)
+        bench_die("hiredis: %s", redis->context->errstr);
 }
 
-static void send_all(const struct redis *redis, size_t n) {
-    for (size_t sent = 0; sent < n;) {
-        const ssize_t more = write(redis->socket, redis->buffer + sent, n - sent);
-        if (more <= 0)
-            bench_die("Redis has closed the connection");
-        sent += (size_t)more;
-    }
+/* The next answer, of this type; the caller frees it. */
+static redisReply *answer(const struct redis *redis, int type) {
+    void *reply;
+    if (redisGetReply(redis->context, &reply) != REDIS_OK)
+        bench_die("Redis: %s", redis->context->errstr);
+    redisReply *const got = reply;
+    if (got->type != type)
+        bench_die("Redis answers %s", got->str != NULL ? got->str : "something else");
+    return got;
 }
 
-static void receive_all(struct redis *redis, size_t n) {
-    for (size_t got = 0; got < n;) {
-        const ssize_t more = read(redis->socket, redis->buffer + got, n - got);
-        if (more <= 0)
-            bench_die("Redis has closed the connection");
-        got += (size_t)more;
-    }
-}
-
-static const char *expect(const char *at, const char *text) {
-    const size_t n = strlen(text);
-    if (memcmp(at, text, n) != 0)
-        bench_die("Redis answers %.20s", at);
-    return at + n;
-}
-
-void redis_mget(struct redis *redis, const uint64_t *keys, float *values) {
-    char *out = redis->buffer;
-    for (int c = 0; c < COMMANDS; c++) {
-        out = put(out, "*101\r\n$4\r\nMGET\r\n", MGET_HEAD);
-        for (int i = 0; i < COMMAND_KEYS; i++)
-            out = put_key(out, *keys++);
-    }
-    send_all(redis, (size_t)(out - redis->buffer));
-    receive_all(redis, (size_t)COMMANDS * (ARRAY_HEAD + COMMAND_KEYS * VALUE_ITEM));
-    const char *in = redis->buffer;
-    for (int c = 0; c < COMMANDS; c++) {
-        in = expect(in, "*100\r\n");
-        for (int i = 0; i < COMMAND_KEYS; i++) {
-            in = expect(in, "$64\r\n");
-            memcpy(values, in, VALUE_BYTES);
-            values += BENCH_WIDTH;
-            in = expect(in + VALUE_BYTES, "\r\n");
+void redis_mget(const struct redis *redis, const uint64_t *keys, size_t n, float *values,
+                size_t width) {
+    const char *words[1 + COMMAND_KEYS] = {"MGET"};
+    size_t lengths[1 + COMMAND_KEYS] = {4};
+    for (size_t done = 0; done < n; done += COMMAND_KEYS) {
+        const size_t part = part_of(n, done);
+        for (size_t i = 0; i < part; i++) {
+            words[1 + i] = (const char *)&keys[done + i];
+            lengths[1 + i] = sizeof *keys;
         }
+        append(redis, (int)(1 + part), words, lengths);
+    }
+    for (size_t done = 0; done < n; done += COMMAND_KEYS) {
+        redisReply *const reply = answer(redis, REDIS_REPLY_ARRAY);
+        if (reply->elements != part_of(n, done))
+            bench_die("Redis answers %zu values", reply->elements);
+        for (size_t i = 0; i < reply->elements; i++, values += width) {
+            const redisReply *const value = reply->element[i];
+            if (value->type != REDIS_REPLY_STRING || value->len != width * sizeof *values)
+                bench_die("Redis answers a value of %zu bytes", value->len);
+            memcpy(values, value->str, value->len);
+        }
+        freeReplyObject(reply);
     }
 }
 
-void redis_mset(struct redis *redis, const uint64_t *keys, const float *values) {
-    char *out = redis->buffer;
-    for (int c = 0; c < COMMANDS; c++) {
-        out = put(out, "*201\r\n$4\r\nMSET\r\n", MSET_HEAD);
-        for (int i = 0; i < COMMAND_KEYS; i++) {
-            out = put_key(out, *keys++);
-            out = put(out, "$64\r\n", 5);
-            out = put(out, values, VALUE_BYTES);
-            out = put(out, "\r\n", 2);
-            values += BENCH_WIDTH;
+void redis_mset(const struct redis *redis, const uint64_t *keys, size_t n, const float *values,
+                size_t width) {
+    const char *words[1 + 2 * COMMAND_KEYS] = {"MSET"};
+    size_t lengths[1 + 2 * COMMAND_KEYS] = {4};
+    for (size_t done = 0; done < n; done += COMMAND_KEYS) {
+        const size_t part = part_of(n, done);
+        for (size_t i = 0; i < part; i++) {
+            words[1 + 2 * i] = (const char *)&keys[done + i];
+            lengths[1 + 2 * i] = sizeof *keys;
+            words[2 + 2 * i] = (const char *)&values[(done + i) * width];
+            lengths[2 + 2 * i] = width * sizeof *values;
         }
+        append(redis, (int)(1 + 2 * part), words, lengths);
     }
-    send_all(redis, (size_t)(out - redis->buffer));
-    receive_all(redis, (size_t)COMMANDS * OK_BYTES);
-    const char *in = redis->buffer;
-    for (int c = 0; c < COMMANDS; c++)
-        in = expect(in, "+OK\r\n");
+    for (size_t done = 0; done < n; done += COMMAND_KEYS)
+        freeReplyObject(answer(redis, REDIS_REPLY_STATUS));
 }

@@ -1,0 +1,43 @@
+/* 20 M rows: loaded, read, trained; what the daemon takes of memory beside what the layout says. */
+#include "tests/bench/measurements.h"
+
+enum {
+    ROWS = 20 * BENCH_ROWS,
+    BATCHES = 512,
+};
+
+/* Resident memory of the daemon, beside rows x (width + optimizer state + counters) x 4 bytes and
+ * the index. */
+static void memory_print(const struct target *target, const char *name) {
+    struct series series = {.name = name, .unit = "bytes", .against = "rows and index"};
+    const double rows = target_total(target, "value_bytes") + target_total(target, "state_bytes") +
+                        target_total(target, "counter_bytes");
+    series_add(&series, target_total(target, "resident_bytes"),
+               rows + target_total(target, "index_bytes"));
+    series_print(&series);
+}
+
+static void rate_print(const char *name, const struct side *side, double seconds) {
+    struct series series = {.name = name, .unit = "keys/s"};
+    series_add(&series, measure(side, seconds).keys_a_second, 0);
+    series_print(&series);
+}
+
+void bench_load20m(const struct run *run) {
+    const struct target *const target = &run->targets[0];
+    struct stream stream = {
+        .slot = SLOT_BIG, .width = BENCH_WIDTH, .rows = ROWS, .batch = BENCH_BATCH, .n = BATCHES};
+    struct series load = {.name = "load20m_load", .unit = "keys/s"};
+    stream_init(&stream, 1);
+    memory_print(target, "load20m_memory_empty");
+    slot_declare(target, SLOT_BIG, BENCH_WIDTH);
+    const double begun = bench_seconds();
+    slot_fill(target, SLOT_BIG, BENCH_WIDTH, 0, ROWS);
+    series_add(&load, ROWS / (bench_seconds() - begun), 0);
+    series_print(&load);
+    memory_print(target, "load20m_memory_loaded");
+    rate_print("load20m_pull", &(struct side){target, &stream, call_pull}, run->seconds);
+    rate_print("load20m_push", &(struct side){target, &stream, call_push_score}, run->seconds);
+    memory_print(target, "load20m_memory_trained");
+    stream_fini(&stream);
+}
