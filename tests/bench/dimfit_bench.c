@@ -28,8 +28,8 @@ static const struct {
     {"memory", bench_memory, false},   {"batch", bench_batch, true},
     {"width", bench_width, false},     {"shards", bench_shards, false},
     {"16m", bench_16m, false},         {"latency", bench_latency, true},
-    {"growing", bench_growing, false}, {"live", bench_live, false},
-    {"load20m", bench_load20m, false},
+    {"growing", bench_growing, false}, {"shrink", bench_shrink, false},
+    {"live", bench_live, false},       {"load20m", bench_load20m, false},
 };
 
 static const struct option options[] = {

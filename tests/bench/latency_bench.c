@@ -1,21 +1,28 @@
-/* How long a pull takes: alone, while the table grows, while a layout change is applied. */
+/* How long a pull takes: alone, and while the table grows, shrinks or changes its layout. */
+#include "tests/bench/errand.h"
 #include "tests/bench/latency.h"
 #include "tests/bench/measurements.h"
 
-#include <jansson.h>
-#include <pthread.h>
 #include <stdio.h>
-#include <string.h>
 
 #define PULL_INTERVAL 0.002 /* seconds; a pull of 10,000 keys takes about a third of it */
 #define PUSH_INTERVAL 0.002
-#define POLL_INTERVAL 0.005
 
 enum {
     SAMPLES = 2000, /* a percentile of p999 needs some of them above it */
     PUSH_BATCH = 1000,
     LIVE_ROWS = 4 * BENCH_ROWS,
 };
+
+static struct stream stream_of(uint32_t slot, size_t rows) {
+    struct stream stream = {.slot = slot,
+                            .width = BENCH_WIDTH,
+                            .rows = rows,
+                            .batch = BENCH_BATCH,
+                            .n = BENCH_DRAWN / BENCH_BATCH};
+    stream_init(&stream, 1);
+    return stream;
+}
 
 /* ---- one in flight, back to back ------------------------------------------------------------- */
 
@@ -113,14 +120,9 @@ void bench_growing(const struct run *run) {
         .longest = {.name = "pull_max_growing", .unit = "us", .against = "pushes of old keys"},
     };
     struct target *const target = &run->targets[0];
-    struct stream stream = {.slot = SLOT_GROWING,
-                            .width = BENCH_WIDTH,
-                            .rows = BENCH_ROWS,
-                            .batch = BENCH_BATCH,
-                            .n = BENCH_DRAWN / BENCH_BATCH};
+    struct stream stream = stream_of(SLOT_GROWING, BENCH_ROWS);
     const struct side pull = {target, &stream, call_pull};
     struct rival rival = {0};
-    stream_init(&stream, 1);
     slot_declare(target, SLOT_GROWING, BENCH_WIDTH);
     slot_fill(target, SLOT_GROWING, BENCH_WIDTH, 0, BENCH_ROWS);
     rival_open(&rival, target, BENCH_ROWS);
@@ -137,62 +139,16 @@ void bench_growing(const struct run *run) {
     time_series_print(&series);
 }
 
-/* ---- while a search plans and applies -------------------------------------------------------- */
+/* ---- while something goes on ----------------------------------------------------------------- */
 
-/* A second client that gives an admin command and waits until the search is in a phase. */
-struct errand {
-    struct target target;
-    const char *command, *args, *phase;
-    double seconds; /* that it took */
-    atomic_bool over;
-    pthread_t thread;
-};
-
-static bool phase_is(const struct target *target, const char *phase) {
-    char *text = NULL;
-    target_must(target, dimfit_admin(target->c, "search status", NULL, &text));
-    json_t *const status = json_loads(text, 0, NULL);
-    const char *const now = json_string_value(json_object_get(status, "phase"));
-    if (now == NULL || strcmp(now, "aborted") == 0)
-        bench_die("no search goes on: %s", text);
-    const bool is = strcmp(now, phase) == 0;
-    json_decref(status);
-    dimfit_free(text);
-    return is;
+/* Pulls until the errand is done; the milliseconds that it took. */
+static double pull_during(const struct side *pull, const struct errand *errand,
+                          struct times *times) {
+    struct errand_run meanwhile;
+    errand_start(&meanwhile, errand, pull->target);
+    times_paced(times, pull, PULL_INTERVAL, 0, &meanwhile.over);
+    return 1e3 * errand_join(&meanwhile);
 }
-
-static void *errand_run(void *self) {
-    struct errand *const errand = self;
-    const struct target *const target = &errand->target;
-    char *reply = NULL;
-    const double begun = bench_seconds();
-    target_must(target, dimfit_admin(target->c, errand->command, errand->args, &reply));
-    dimfit_free(reply);
-    while (!phase_is(target, errand->phase))
-        sleep_until(bench_seconds() + POLL_INTERVAL);
-    errand->seconds = bench_seconds() - begun;
-    atomic_store(&errand->over, true);
-    return NULL;
-}
-
-/* Pulls from the command until the search is in the phase; the seconds that took. */
-static double pull_during(const struct side *pull, const char *command, const char *args,
-                          const char *phase, struct times *times) {
-    struct errand errand = {.target = {.endpoint = pull->target->endpoint},
-                            .command = command,
-                            .args = args,
-                            .phase = phase};
-    target_open(&errand.target);
-    if (pthread_create(&errand.thread, NULL, errand_run, &errand) != 0)
-        bench_die("no thread for the other client");
-    times_paced(times, pull, PULL_INTERVAL, 0, &errand.over);
-    pthread_join(errand.thread, NULL);
-    target_close(&errand.target);
-    return errand.seconds;
-}
-
-static const char *const halve =
-    "{\"kappa\": 0.5, \"strategy\": \"uniform\", \"basis\": \"rotated\", \"plan_only\": true}";
 
 /* One round: the rows are halved once, so a daemon is good for one. */
 void bench_live(const struct run *run) {
@@ -206,19 +162,14 @@ void bench_live(const struct run *run) {
     };
     struct series took = {.name = "change_live", .unit = "ms"};
     const struct target *const target = &run->targets[0];
-    struct stream stream = {.slot = SLOT_BIG,
-                            .width = BENCH_WIDTH,
-                            .rows = LIVE_ROWS,
-                            .batch = BENCH_BATCH,
-                            .n = BENCH_DRAWN / BENCH_BATCH};
+    struct stream stream = stream_of(SLOT_BIG, LIVE_ROWS);
     const struct side pull = {target, &stream, call_pull};
     struct times before = {0}, planned = {0}, changed = {0};
-    stream_init(&stream, 1);
     slot_declare(target, SLOT_BIG, BENCH_WIDTH);
     slot_fill(target, SLOT_BIG, BENCH_WIDTH, 0, LIVE_ROWS);
     times_paced(&before, &pull, PULL_INTERVAL, run->seconds, NULL);
-    pull_during(&pull, "search start", halve, "planned", &planned);
-    series_add(&took, 1e3 * pull_during(&pull, "search apply", NULL, "committed", &changed), 0);
+    pull_during(&pull, &errand_plan, &planned);
+    series_add(&took, pull_during(&pull, &errand_apply, &changed), 0);
     time_series_add(&planning, &planned, &before);
     time_series_add(&change, &changed, &before);
     times_fini(&before);
@@ -227,5 +178,35 @@ void bench_live(const struct run *run) {
     stream_fini(&stream);
     time_series_print(&planning);
     time_series_print(&change);
+    series_print(&took);
+}
+
+/* Rows shown once go, among as many that stay. */
+void bench_shrink(const struct run *run) {
+    struct time_series series = {
+        .p99 = {.name = "pull_p99_shrink", .unit = "us", .against = "before"},
+        .longest = {.name = "pull_max_shrink", .unit = "us", .against = "before"},
+    };
+    struct series took = {.name = "shrink", .unit = "ms"};
+    const struct target *const target = &run->targets[0];
+    struct stream stream = stream_of(SLOT_GROWING, BENCH_ROWS);
+    const struct side pull = {target, &stream, call_pull};
+    uint64_t next = BENCH_ROWS;
+    slot_declare(target, SLOT_GROWING, BENCH_WIDTH);
+    for (int i = 0; i < 2; i++)
+        slot_fill(target, SLOT_GROWING, BENCH_WIDTH, 0, BENCH_ROWS);
+    for (int i = 0; i < run->rounds; i++, next += BENCH_ROWS) {
+        struct times before = {0}, during = {0};
+        slot_fill(target, SLOT_GROWING, BENCH_WIDTH, next, next + BENCH_ROWS);
+        times_paced(&before, &pull, PULL_INTERVAL, run->seconds, NULL);
+        series_add(&took, pull_during(&pull, &errand_shrink, &during), 0);
+        time_series_add(&series, &during, &before);
+        times_fini(&before);
+        times_fini(&during);
+    }
+    if (target_total(target, "rows") != BENCH_ROWS)
+        bench_die("%.0f rows stay, not %d", target_total(target, "rows"), BENCH_ROWS);
+    stream_fini(&stream);
+    time_series_print(&series);
     series_print(&took);
 }

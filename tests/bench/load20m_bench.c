@@ -1,4 +1,6 @@
-/* 20 M rows: loaded, read, trained; what the daemon takes of memory beside what the layout says. */
+/* 20 M rows: loaded, read, trained, half of them evicted; what the daemon takes of memory beside
+ * what the layout says. */
+#include "tests/bench/errand.h"
 #include "tests/bench/measurements.h"
 
 enum {
@@ -25,9 +27,13 @@ static void rate_print(const char *name, const struct side *side, double seconds
 
 void bench_load20m(const struct run *run) {
     const struct target *const target = &run->targets[0];
-    struct stream stream = {
-        .slot = SLOT_BIG, .width = BENCH_WIDTH, .rows = ROWS, .batch = BENCH_BATCH, .n = BATCHES};
+    struct stream stream = {.slot = SLOT_BIG,
+                            .width = BENCH_WIDTH,
+                            .rows = ROWS / 2,
+                            .batch = BENCH_BATCH,
+                            .n = BATCHES};
     struct series load = {.name = "load20m_load", .unit = "keys/s"};
+    struct series took = {.name = "load20m_expire", .unit = "ms"};
     stream_init(&stream, 1);
     memory_print(target, "load20m_memory_empty");
     slot_declare(target, SLOT_BIG, BENCH_WIDTH);
@@ -38,6 +44,10 @@ void bench_load20m(const struct run *run) {
     memory_print(target, "load20m_memory_loaded");
     rate_print("load20m_pull", &(struct side){target, &stream, call_pull}, run->seconds);
     rate_print("load20m_push", &(struct side){target, &stream, call_push_score}, run->seconds);
+    slot_fill(target, SLOT_BIG, BENCH_WIDTH, 0, ROWS / 2); /* the other half was shown once */
     memory_print(target, "load20m_memory_trained");
+    series_add(&took, 1e3 * errand_do(&errand_shrink, target), 0);
+    series_print(&took);
+    memory_print(target, "load20m_memory_expired");
     stream_fini(&stream);
 }

@@ -24,6 +24,7 @@ measurement bench_16m;    /* rows out of 16 M beside rows out of 1 M */
 /* latency_bench.c */
 measurement bench_latency; /* percentiles of a pull */
 measurement bench_growing; /* of a pull while the table grows */
+measurement bench_shrink;  /* of a pull while rows are evicted */
 measurement bench_live;    /* of a pull while a layout change is applied */
 
 /* load20m_bench.c */

@@ -1,4 +1,5 @@
 /* Pull and push of 10,000 keys of 1 M, what scoring costs them, and the memory of a row. */
+#include "tests/bench/errand.h"
 #include "tests/bench/measurements.h"
 
 #include <stdio.h>
@@ -75,12 +76,6 @@ void bench_scoring(const struct run *run) {
     series_print(&cpu);
 }
 
-static void admin(const struct target *target, const char *command, const char *args) {
-    char *reply = NULL;
-    target_must(target, dimfit_admin(target->c, command, args, &reply));
-    dimfit_free(reply);
-}
-
 /* Pushes while a search of this basis collects scores from them; it never has enough. */
 static struct rate measure_in_search(const struct side *side, const char *basis, double seconds) {
     char args[160];
@@ -88,9 +83,9 @@ static struct rate measure_in_search(const struct side *side, const char *basis,
              "{\"kappa\": 0.5, \"basis\": \"%s\", \"mode\": \"live\", \"plan_only\": true, "
              "\"samples\": 1000000000000}",
              basis);
-    admin(side->target, "search start", args);
+    admin_do(side->target, "search start", args);
     const struct rate rate = measure(side, seconds);
-    admin(side->target, "search abort", NULL);
+    admin_do(side->target, "search abort", NULL);
     return rate;
 }
 
