@@ -93,6 +93,9 @@ void stream_init(struct stream *stream, uint64_t seed) {
     for (size_t i = 0; i < n; i++)
         stream->keys[i] = bench_key(bench_pick(&seed, stream->rows));
     bench_noise(stream->grads, floats);
+    stream->flights = bench_alloc(IN_FLIGHT * sizeof *stream->flights);
+    for (size_t i = 0; i < IN_FLIGHT; i++)
+        stream->flights[i].values = bench_alloc(floats * sizeof *stream->values);
 }
 
 struct stream stream_of_model(size_t batch) {
@@ -109,6 +112,9 @@ void stream_fini(struct stream *stream) {
     free(stream->keys);
     free(stream->values);
     free(stream->grads);
+    for (size_t i = 0; i < IN_FLIGHT; i++)
+        free(stream->flights[i].values);
+    free(stream->flights);
 }
 
 static const uint64_t *keys_of(const struct stream *stream, size_t i) {
@@ -128,10 +134,14 @@ void call_pull(const struct target *target, const struct stream *stream, size_t 
     target_must(target, dimfit_pull(target->c, DIMFIT_FULL, &rows, 1));
 }
 
+static struct dimfit_push push_of(const struct stream *stream, enum dimfit_mode mode) {
+    return (struct dimfit_push){.mode = mode, .samples = stream->batch};
+}
+
 static void push(const struct target *target, const struct stream *stream, size_t i,
                  enum dimfit_mode mode) {
     const struct dimfit_rows rows = rows_of(stream, i, stream->grads);
-    const struct dimfit_push how = {.mode = mode, .samples = stream->batch};
+    const struct dimfit_push how = push_of(stream, mode);
     target_must(target, dimfit_push(target->c, DIMFIT_FULL, &rows, 1, &how));
 }
 
@@ -141,6 +151,26 @@ void call_push(const struct target *target, const struct stream *stream, size_t 
 
 void call_push_score(const struct target *target, const struct stream *stream, size_t i) {
     push(target, stream, i, DIMFIT_TRAIN_SCORE);
+}
+
+static void land(const struct target *target, struct flight *flight) {
+    if (flight->call != NULL)
+        target_must(target, dimfit_wait(target->c, &flight->call));
+}
+
+void call_pull_4(const struct target *target, const struct stream *stream, size_t i) {
+    struct flight *const flight = &stream->flights[i % IN_FLIGHT];
+    land(target, flight);
+    const struct dimfit_rows rows = rows_of(stream, i, flight->values);
+    target_must(target, dimfit_pull_async(target->c, DIMFIT_FULL, &rows, 1, &flight->call));
+}
+
+void call_push_score_4(const struct target *target, const struct stream *stream, size_t i) {
+    struct flight *const flight = &stream->flights[i % IN_FLIGHT];
+    land(target, flight);
+    const struct dimfit_rows rows = rows_of(stream, i, stream->grads);
+    const struct dimfit_push how = push_of(stream, DIMFIT_TRAIN_SCORE);
+    target_must(target, dimfit_push_async(target->c, DIMFIT_FULL, &rows, 1, &how, &flight->call));
 }
 
 void call_mget(const struct target *target, const struct stream *stream, size_t i) {
@@ -198,6 +228,9 @@ struct rate measure(const struct side *side, double seconds) {
         side->one(side->target, side->stream, i);
         keys += (double)side->stream->batch;
     }
+    for (size_t i = 0; i < IN_FLIGHT; i++)
+        land(side->target, &side->stream->flights[i]);
+    now = bench_seconds();
     return (struct rate){
         .keys_a_second = keys / (now - begun),
         .server_ns = (daemon_ns(side->target) - server) / keys,

@@ -32,16 +32,25 @@ struct run {
     struct target *targets;
 };
 
-enum { BENCH_DRAWN = 64 * BENCH_BATCH };
+enum {
+    BENCH_DRAWN = 64 * BENCH_BATCH,
+    IN_FLIGHT = 4, /* of the calls that return before they are answered */
+};
+
+struct flight {
+    struct dimfit_call *call; /* NULL: none is under way */
+    float *values;            /* [batch][width], what it pulls */
+};
 
 struct stream {
     uint32_t slot, width;
-    size_t rows;    /* of the slot: keys are of its first so many */
-    size_t batch;   /* keys of a request */
-    size_t n;       /* different batches */
-    uint64_t *keys; /* [n][batch] */
-    float *values;  /* [batch][width], what was pulled */
-    float *grads;   /* [batch][width] */
+    size_t rows;            /* of the slot: keys are of its first so many */
+    size_t batch;           /* keys of a request */
+    size_t n;               /* different batches */
+    uint64_t *keys;         /* [n][batch] */
+    float *values;          /* [batch][width], what was pulled */
+    float *grads;           /* [batch][width] */
+    struct flight *flights; /* [IN_FLIGHT] */
 };
 
 /* ---- targets --------------------------------------------------------------------------------- */
@@ -82,6 +91,7 @@ void stream_fini(struct stream *stream);
 typedef void call(const struct target *target, const struct stream *stream, size_t i);
 
 call call_pull, call_push, call_push_score; /* one request in flight */
+call call_pull_4, call_push_score_4;        /* IN_FLIGHT requests: the oldest is waited for first */
 call call_mget, call_mset;                  /* Redis through hiredis */
 call call_bare_mget, call_bare_mset; /* Redis through redis_bare.h; batch and width of BENCH_ */
 

@@ -10,42 +10,53 @@
 
 /* ---- beside Redis ---------------------------------------------------------------------------- */
 
-static void bench_rate(const struct run *run, const char *what, call *one, const char *against,
-                       call *redis, call *bare) {
-    char bare_name[32], server_name[32], client_name[32];
-    snprintf(bare_name, sizeof bare_name, "%s_vs_bare_redis", what);
-    snprintf(server_name, sizeof server_name, "server_cpu_%s", what);
-    snprintf(client_name, sizeof client_name, "client_cpu_%s", what);
-    struct series rate = {.name = what, .unit = "keys/s", .against = against};
+struct contest {
+    const char *what, *against;
+    call *one, *four, *redis, *bare;
+};
+
+static void bench_rate(const struct run *run, const struct contest *contest) {
+    char four_name[32], bare_name[32], server_name[32], client_name[32];
+    snprintf(four_name, sizeof four_name, "%s_4", contest->what);
+    snprintf(bare_name, sizeof bare_name, "%s_vs_bare_redis", contest->what);
+    snprintf(server_name, sizeof server_name, "server_cpu_%s", contest->what);
+    snprintf(client_name, sizeof client_name, "client_cpu_%s", contest->what);
+    struct series rate = {.name = contest->what, .unit = "keys/s", .against = contest->against};
+    struct series four = {.name = four_name, .unit = "keys/s", .against = "one in flight"};
     struct series strict = {.name = bare_name, .unit = "keys/s", .against = "Redis, bare client"};
     struct series server = {.name = server_name, .unit = "ns/key"};
     struct series client = {.name = client_name, .unit = "ns/key"};
     struct stream stream = stream_of_model(BENCH_BATCH);
-    struct side side = {&run->targets[0], &stream, one};
+    struct side side = {&run->targets[0], &stream, contest->one};
     model_fill(&run->targets[0]);
     for (int i = 0; i < run->rounds; i++) {
-        side.one = one;
+        side.one = contest->one;
         const struct rate ours = measure(&side, run->seconds);
-        side.one = redis;
+        side.one = contest->redis;
         series_add(&rate, ours.keys_a_second, measure(&side, run->seconds).keys_a_second);
-        side.one = bare;
+        side.one = contest->four;
+        series_add(&four, measure(&side, run->seconds).keys_a_second, ours.keys_a_second);
+        side.one = contest->bare;
         series_add(&strict, ours.keys_a_second, measure(&side, run->seconds).keys_a_second);
         series_add(&server, ours.server_ns, 0);
         series_add(&client, ours.client_ns, 0);
     }
     stream_fini(&stream);
     series_print(&rate);
+    series_print(&four);
     series_print(&strict);
     series_print(&server);
     series_print(&client);
 }
 
 void bench_pull(const struct run *run) {
-    bench_rate(run, "pull", call_pull, "Redis MGET", call_mget, call_bare_mget);
+    bench_rate(run, &(struct contest){"pull", "Redis MGET", call_pull, call_pull_4, call_mget,
+                                      call_bare_mget});
 }
 
 void bench_push(const struct run *run) {
-    bench_rate(run, "push", call_push_score, "Redis MSET", call_mset, call_bare_mset);
+    bench_rate(run, &(struct contest){"push", "Redis MSET", call_push_score, call_push_score_4,
+                                      call_mset, call_bare_mset});
 }
 
 /* ---- scores ---------------------------------------------------------------------------------- */
