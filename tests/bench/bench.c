@@ -56,6 +56,8 @@ void bench_noise(float *values, size_t n) {
 void series_add(struct series *series, double value, double reference) {
     if (series->n == BENCH_ROUNDS_MAX)
         bench_die("%s: more than %d rounds", series->name, BENCH_ROUNDS_MAX);
+    if (series->against != NULL && !(reference > 0))
+        bench_die("%s: %s is %g", series->name, series->against, reference);
     series->values[series->n] = value;
     series->references[series->n++] = reference;
 }
