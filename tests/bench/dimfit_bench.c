@@ -25,11 +25,12 @@ static const struct {
 } measurements[] = {
     {"pull", bench_pull, true},        {"push", bench_push, true},
     {"scoring", bench_scoring, false}, {"moments", bench_moments, false},
-    {"memory", bench_memory, false},   {"batch", bench_batch, true},
-    {"width", bench_width, false},     {"shards", bench_shards, false},
-    {"16m", bench_16m, false},         {"latency", bench_latency, true},
-    {"growing", bench_growing, false}, {"shrink", bench_shrink, false},
-    {"live", bench_live, false},       {"load20m", bench_load20m, false},
+    {"half", bench_half, false},       {"memory", bench_memory, false},
+    {"batch", bench_batch, true},      {"width", bench_width, false},
+    {"shards", bench_shards, false},   {"16m", bench_16m, false},
+    {"latency", bench_latency, true},  {"growing", bench_growing, false},
+    {"shrink", bench_shrink, false},   {"live", bench_live, false},
+    {"load20m", bench_load20m, false},
 };
 
 static const struct option options[] = {

@@ -9,7 +9,8 @@
 /* ---- targets --------------------------------------------------------------------------------- */
 
 void target_open(struct target *target) {
-    if (dimfit_connect(target->endpoint, NULL, &target->c) != DIMFIT_OK)
+    const struct dimfit_options options = {.size = sizeof options, .half = target->half};
+    if (dimfit_connect(target->endpoint, &options, &target->c) != DIMFIT_OK)
         bench_die("%s: %s", target->endpoint, dimfit_errmsg(NULL));
     if (target->port != NULL) {
         target->redis = redis_connect(target->port);

@@ -18,6 +18,7 @@ struct target {
     const char *endpoint; /* of the coordinator */
     const char *daemon;   /* its process number; NULL: no CPU is measured */
     const char *port;     /* Redis's; NULL: there is none */
+    bool half;            /* pull rows as float16 */
     struct dimfit *c;
     struct redis *redis;
     struct redis_bare *bare;

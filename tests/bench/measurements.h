@@ -13,6 +13,7 @@ typedef void measurement(const struct run *run);
 measurement bench_pull, bench_push; /* beside Redis */
 measurement bench_scoring;          /* a push with scores beside one without */
 measurement bench_moments; /* a push whose scores serve a fitted basis beside axis scores */
+measurement bench_half;    /* a pull of float16 beside one of float32 */
 measurement bench_memory;  /* of a row */
 
 /* sweep_bench.c */

@@ -59,6 +59,17 @@ void bench_push(const struct run *run) {
                                       call_mset, call_bare_mset});
 }
 
+void bench_half(const struct run *run) {
+    struct target half = {.endpoint = run->targets[0].endpoint, .half = true};
+    struct stream stream = stream_of_model(BENCH_BATCH);
+    model_fill(&run->targets[0]);
+    target_open(&half);
+    compare("pull_half", &(struct side){&half, &stream, call_pull}, "float32 rows",
+            &(struct side){&run->targets[0], &stream, call_pull}, run->rounds, run->seconds);
+    target_close(&half);
+    stream_fini(&stream);
+}
+
 /* ---- scores ---------------------------------------------------------------------------------- */
 
 /* The effect is as small as what else the machine does: many short pairs, the first of a pair by
