@@ -2,8 +2,8 @@
  * Initial values: what a feasign reads before it was ever trained.
  *
  * v_init is a pure function of (seed, slot, feasign, dimension) at model width, in the coordinates
- * of epoch 0; the layout's initial map takes it to the current stored row. Deterministic over shard
- * counts, arrival order, restarts and machines of one libm.
+ * of epoch 0; the layout's initial map takes it to the current stored row. The same bits whatever
+ * the shard count, arrival order, restart, machine or instruction set: made by + - * / alone.
  */
 #ifndef SERVER_INIT_H
 #define SERVER_INIT_H
