@@ -46,6 +46,8 @@ static float *small_new(size_t cells) {
 /* The pages go back now, not when the allocator comes to think of it: a shrunk model is to be seen
  * in the resident size. */
 static void chunk_free(float *chunk) {
+    if (chunk == NULL)
+        return; /* a refill took it */
     (void)madvise(chunk, CHUNK_BYTES, MADV_DONTNEED);
     free(chunk);
 }
@@ -114,6 +116,10 @@ static dimfit_err first_grow(struct slab *slab, uint64_t rows) {
     return DIMFIT_OK;
 }
 
+static uint32_t chunks_for(uint64_t rows, uint32_t chunk_rows) {
+    return (uint32_t)((rows + chunk_rows - 1) / chunk_rows);
+}
+
 dimfit_err slab_reserve(struct slab *slab, uint64_t rows) {
     if (slab->stride == 0 || rows == 0)
         return DIMFIT_OK;
@@ -122,7 +128,7 @@ dimfit_err slab_reserve(struct slab *slab, uint64_t rows) {
     dimfit_err err = first_grow(slab, rows);
     if (err != DIMFIT_OK)
         return err;
-    const uint32_t n = (uint32_t)((rows + slab->chunk_rows - 1) / slab->chunk_rows);
+    const uint32_t n = chunks_for(rows, slab->chunk_rows);
     err = chunks_reserve(slab, n);
     if (err != DIMFIT_OK)
         return err;
@@ -160,6 +166,70 @@ uint64_t slab_bytes_for(size_t stride, uint64_t rows) {
     const uint32_t first = first_rows_for(full, 0, rows);
     if (first < full)
         return (uint64_t)first * stride * sizeof(float) + sizeof(float *);
-    const uint64_t n = (rows + full - 1) / full;
-    return n * CHUNK_BYTES + cap_for(0, n) * sizeof(float *);
+    const uint32_t n = chunks_for(rows, full);
+    return (uint64_t)n * CHUNK_BYTES + cap_for(0, n) * sizeof(float *);
+}
+
+/* Full chunks that a refill must have from the start. When it comes to chunk i, the rows before it
+ * are done with, and so are the old chunks they fill. */
+static uint32_t fresh_chunks(const struct slab *old, size_t stride, uint64_t rows) {
+    const uint32_t full = full_rows(stride), n = chunks_for(rows, full);
+    if (old->stride == 0 || !is_full_size(old))
+        return n;
+    uint32_t fresh = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t done = (uint32_t)((uint64_t)i * full / old->chunk_rows);
+        if (done < i + 1 && i + 1 - done > fresh)
+            fresh = i + 1 - done;
+    }
+    return fresh;
+}
+
+static bool has_full_chunks(size_t stride, uint64_t rows) {
+    const uint32_t full = full_rows(stride);
+    return stride > 0 && rows > 0 && first_rows_for(full, 0, rows) == full;
+}
+
+uint64_t slab_refill_bytes(const struct slab *old, size_t stride, uint64_t rows) {
+    if (!has_full_chunks(stride, rows))
+        return slab_bytes_for(stride, rows);
+    return (uint64_t)fresh_chunks(old, stride, rows) * CHUNK_BYTES +
+           cap_for(0, chunks_for(rows, full_rows(stride))) * sizeof(float *);
+}
+
+dimfit_err slab_refill_begin(struct slab_refill *refill, struct slab *old, size_t stride,
+                             uint64_t rows) {
+    *refill = (struct slab_refill){.old = old};
+    slab_init(&refill->new, stride);
+    struct slab *const new = &refill->new;
+    dimfit_err err = DIMFIT_OK;
+    uint64_t whole = rows;
+    if (has_full_chunks(stride, rows)) {
+        err = chunks_reserve(new, chunks_for(rows, new->chunk_rows));
+        whole = (uint64_t)fresh_chunks(old, stride, rows) * new->chunk_rows;
+    }
+    if (err == DIMFIT_OK)
+        err = slab_reserve(new, whole < rows ? whole : rows);
+    if (err != DIMFIT_OK)
+        slab_fini(new);
+    return err;
+}
+
+void slab_refill_drop(struct slab_refill *refill) {
+    slab_fini(&refill->new);
+}
+
+void slab_refill_reach(struct slab_refill *refill, uint32_t row) {
+    struct slab *const old = refill->old, *const new = &refill->new;
+    if (new->stride == 0 || row / new->chunk_rows < new->n_chunks)
+        return;
+    base_assert(is_full_size(old) && (refill->taken + 1) * (uint64_t)old->chunk_rows <= row &&
+                new->n_chunks < new->cap_chunks);
+    new->chunks[new->n_chunks++] = old->chunks[refill->taken];
+    old->chunks[refill->taken++] = NULL;
+}
+
+void slab_refill_end(struct slab_refill *refill) {
+    slab_fini(refill->old);
+    *refill->old = refill->new;
 }

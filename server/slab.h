@@ -35,6 +35,38 @@ bool slab_truncate(struct slab *slab, uint64_t rows);
 uint64_t slab_bytes(const struct slab *slab);
 uint64_t slab_bytes_for(size_t stride, uint64_t rows);
 
+/*
+ * The same rows at another width: a new slab is filled from an old one, row by row in order, and
+ * takes over the chunks of the old whose rows are done with. So a change needs few new pages, which
+ * the system would zero first, and never both slabs whole. All that can fail is in begin; the old
+ * slab stays as it is until the first row beyond what begin allocated is reached.
+ */
+struct slab_refill {
+    struct slab *old;
+    struct slab new;
+    uint32_t taken; /* chunks of the old slab, from its first */
+};
+
+/* NOMEM, nothing changed. `rows` are those of the old slab. */
+dimfit_err slab_refill_begin(struct slab_refill *refill, struct slab *old, size_t stride,
+                             uint64_t rows) MUST_CHECK;
+void slab_refill_drop(struct slab_refill *refill); /* instead of filling */
+
+/* Rows before `row` are filled, their old cells are not needed any more: see to it that `row`, the
+ * next one, has a place. */
+void slab_refill_reach(struct slab_refill *refill, uint32_t row);
+
+/* All rows are filled: *old becomes the new slab, chunks left over go back to the system. */
+void slab_refill_end(struct slab_refill *refill);
+
+/* What begin allocates. */
+uint64_t slab_refill_bytes(const struct slab *old, size_t stride, uint64_t rows);
+
+/* Rows from this one on that stand one after another, as far as there are any. */
+static inline uint32_t slab_run(const struct slab *slab, uint32_t row) {
+    return slab->chunk_rows - row % slab->chunk_rows;
+}
+
 /* Exact for any 32-bit row: Lemire, Kaser & Kurz 2019, "Faster remainder by direct computation". */
 static inline void *slab_row(const struct slab *slab, uint32_t row) {
     const uint32_t chunk = (uint32_t)(((unsigned __int128)slab->reciprocal * row) >> 64);

@@ -85,11 +85,11 @@ bool table_row(const struct table_slot *slot, uint64_t feasign, struct table_row
 /* Append every slot with search: true to stats, with its sums over rows if moments. */
 dimfit_err table_export(const struct table *table, bool moments, struct stats *stats) MUST_CHECK;
 
-/* Bytes the new slabs of a change take beside the old ones at most (slot by slot, the old given
- * back as each is done). */
+/* Bytes that a change takes at most beside what is there: slot by slot some chunks to begin with,
+ * since new slabs are filled into the memory of old rows that are done with. */
 uint64_t table_change_peak(const struct table *table, const struct change *change);
 
-/* Move every row of the slots the change names into slabs of the new width, give the old memory
+/* Move every row of the slots the change names into slabs of the new width, give what is left over
  * back, and take on the new layout's specs. INVALID when change and table disagree; NOMEM leaves
  * each slot whole, either before or after. A failed change may be repeated. */
 dimfit_err table_change(struct table *table, const struct change *change,

@@ -1,137 +1,110 @@
+#include "server/move.h"
 #include "server/table_slot.h"
 
-#include <cblas.h>
-#include <stdlib.h>
-
 enum {
-    BLOCK_ROWS = 256,
+    BLOCK_ROWS = 256, /* whose cells all move before the next: they are in the cache */
 };
 
-/* A slot's rows on their way from the slabs of the old width to those of the new. */
+/* Cells of a slab that move in one way: the first `cells` as they are, or else as many as the slot
+ * is wide, by the change's selection or through a matrix. */
+struct part {
+    size_t from, to; /* first cell */
+    size_t cells;
+    const struct move_matrix *matrix;
+};
+
+/* A slot's rows on their way from the old width to the new. */
 struct move {
     const struct change_slot *change;
     struct table_slot *slot;
-    struct slab values, sides; /* the new ones */
-    double *from, *to;         /* [BLOCK_ROWS][from], [BLOCK_ROWS][to]: dense only */
-    double *squares;           /* N o N */
+    struct slab_refill values, sides;
+    struct move_matrix T, N, squares; /* N o N; without a selection only */
 };
 
-/* Columns `offset` on of a slab, as wide as the slot's values. */
-struct column {
-    const struct slab *slab;
-    size_t offset;
-};
-
-static void block_load(const struct move *move, struct column column, uint32_t first, uint32_t n,
-                       const double *shift) {
-    const size_t w = move->change->from;
-    for (uint32_t i = 0; i < n; i++) {
-        const float *const row = (const float *)slab_row(column.slab, first + i) + column.offset;
-        for (size_t k = 0; k < w; k++)
-            move->from[i * w + k] = (double)row[k] - (shift != NULL ? shift[k] : 0);
-    }
-}
-
-static void block_store(const struct move *move, struct column column, uint32_t first, uint32_t n) {
-    const size_t w = move->change->to;
-    for (uint32_t i = 0; i < n; i++) {
-        float *const row = (float *)slab_row(column.slab, first + i) + column.offset;
-        for (size_t k = 0; k < w; k++)
-            row[k] = (float)move->to[i * w + k];
-    }
-}
-
-/* new = (old - shift) matrix, in float64, rounded once. */
-static void move_dense(const struct move *move, struct column from, struct column to,
-                       const double *matrix, const double *shift) {
-    const int old_width = (int)move->change->from, new_width = (int)move->change->to;
-    for (uint32_t first = 0; first < move->slot->rows; first += BLOCK_ROWS) {
-        const uint32_t left = move->slot->rows - first;
-        const uint32_t n = left < BLOCK_ROWS ? left : BLOCK_ROWS;
-        block_load(move, from, first, n, shift);
-        cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, new_width, old_width, 1,
-                    move->from, old_width, matrix, new_width, 0, move->to, new_width);
-        block_store(move, to, first, n);
-    }
-}
-
-static void move_kept(const struct move *move, struct column from, struct column to) {
+static void move_part(const struct move *move, const struct part *part, struct move_run run) {
     const struct change_slot *const change = move->change;
-    for (uint32_t r = 0; r < move->slot->rows; r++) {
-        const float *const old = (const float *)slab_row(from.slab, r) + from.offset;
-        float *const moved = (float *)slab_row(to.slab, r) + to.offset;
-        for (uint32_t k = 0; k < change->to; k++)
-            moved[k] = old[change->keep[k]];
-    }
-}
-
-/* The first cells of a row's side, which no basis touches: a free row stays one. */
-static void move_cells(const struct move *move, size_t n) {
-    for (uint32_t r = 0; r < move->slot->rows; r++)
-        memcpy(slab_row(&move->sides, r), slab_row(&move->slot->sides, r), n * sizeof(float));
-}
-
-static void move_column(const struct move *move, struct column from, struct column to,
-                        const double *matrix, const double *shift) {
-    if (move->change->to == 0)
-        return;
-    if (move->change->keep != NULL)
-        move_kept(move, from, to);
+    run.from += part->from;
+    run.to += part->to;
+    if (part->cells > 0)
+        move_cells(&run, part->cells);
+    else if (change->keep != NULL)
+        move_kept(&run, change->keep, change->to);
     else
-        move_dense(move, from, to, matrix, shift);
+        move_dense(&run, part->matrix);
+}
+
+static void move_slab(const struct move *move, struct slab_refill *slab, const struct part *parts,
+                      size_t n_parts) {
+    const uint32_t rows = move->slot->rows;
+    for (uint32_t first = 0, n; first < rows; first += n) {
+        slab_refill_reach(slab, first);
+        const uint32_t old_run = slab_run(slab->old, first), new_run = slab_run(&slab->new, first);
+        n = old_run < new_run ? old_run : new_run;
+        if (n > BLOCK_ROWS)
+            n = BLOCK_ROWS;
+        if (n > rows - first)
+            n = rows - first;
+        const struct move_run run = {slab_row(slab->old, first), slab_row(&slab->new, first),
+                                     slab->old->stride, slab->new.stride, n};
+        for (size_t i = 0; i < n_parts; i++)
+            move_part(move, &parts[i], run);
+    }
+    slab_refill_end(slab);
+}
+
+/* Whether optimizer state comes by the dimension; otherwise a row's side stays where it is. */
+static bool sides_move(const struct layout_slot *spec) {
+    return side_stride(spec, 0) != side_stride(spec, 1);
 }
 
 /* Values by T, first moments by N, second moments by N o N (design 2.5). */
-static void move_rows(const struct move *move) {
+static void move_rows(struct move *move) {
     const struct change_slot *const change = move->change;
-    const struct table_slot *const slot = move->slot;
-    const struct slab *const from = &slot->sides, *const to = &move->sides;
-    const size_t state = counters_cells(&slot->spec.retention);
-    const struct column first_from = {from, state}, first_to = {to, state};
-    move_column(move, (struct column){&slot->values, 0}, (struct column){&move->values, 0},
-                change->T, change->shift);
-    switch (slot->spec.optimizer.kind) {
+    const struct part values = {.matrix = &move->T};
+    const size_t state = counters_cells(&move->slot->spec.retention);
+    const size_t moments = state + 1; /* of Adam: behind the step count */
+    const struct part adagrad[] = {
+        {.cells = state},
+        {state, state, 0, &move->squares},
+    };
+    const struct part adam[] = {
+        {.cells = moments},
+        {moments, moments, 0, &move->N},
+        {moments + change->from, moments + change->to, 0, &move->squares},
+    };
+    move_slab(move, &move->values, &values, 1);
+    switch (move->slot->spec.optimizer.kind) {
     case OPTIMIZER_SGD:
-        move_cells(move, state);
+    case OPTIMIZER_ROWWISE_ADAGRAD:
         break;
     case OPTIMIZER_ADAGRAD:
-        move_cells(move, state);
-        move_column(move, first_from, first_to, move->squares, NULL);
-        break;
-    case OPTIMIZER_ROWWISE_ADAGRAD:
-        move_cells(move, state + 1);
+        move_slab(move, &move->sides, adagrad, ARRAY_LEN(adagrad));
         break;
     case OPTIMIZER_ADAM:
-        move_cells(move, state + 1); /* the step count; then m, then v */
-        move_column(move, (struct column){from, state + 1}, (struct column){to, state + 1},
-                    change->N, NULL);
-        move_column(move, (struct column){from, state + 1 + (size_t)change->from},
-                    (struct column){to, state + 1 + (size_t)change->to}, move->squares, NULL);
+        move_slab(move, &move->sides, adam, ARRAY_LEN(adam));
         break;
     }
 }
 
 static dimfit_err move_prepare(struct move *move) {
     const struct change_slot *const change = move->change;
+    const struct layout_slot *const spec = &move->slot->spec;
     const size_t from = change->from, to = change->to;
-    slab_init(&move->values, to);
-    slab_init(&move->sides, side_stride(&move->slot->spec, to));
-    dimfit_err err = slab_reserve(&move->values, move->slot->rows);
-    if (err == DIMFIT_OK)
-        err = slab_reserve(&move->sides, move->slot->rows);
+    dimfit_err err = slab_refill_begin(&move->values, &move->slot->values, to, move->slot->rows);
+    if (err == DIMFIT_OK && sides_move(spec))
+        err = slab_refill_begin(&move->sides, &move->slot->sides, side_stride(spec, to),
+                                move->slot->rows);
     if (err != DIMFIT_OK || change->keep != NULL || to == 0)
         return err;
-    move->from = malloc((BLOCK_ROWS * (from + to) + from * to) * sizeof(double));
-    if (move->from == NULL)
-        return DIMFIT_ERR_NOMEM;
-    move->to = move->from + BLOCK_ROWS * from;
-    move->squares = move->to + BLOCK_ROWS * to;
-    for (size_t i = 0; i < from * to; i++)
-        move->squares[i] = change->N[i] * change->N[i];
-    return DIMFIT_OK;
+    err = move_matrix_init(&move->T, change->T, change->shift, false, from, to);
+    if (err == DIMFIT_OK)
+        err = move_matrix_init(&move->N, change->N, NULL, false, from, to);
+    if (err == DIMFIT_OK)
+        err = move_matrix_init(&move->squares, change->N, NULL, true, from, to);
+    return err;
 }
 
-/* Everything that can fail comes first; the old slabs go when the new ones are whole. */
+/* Everything that can fail comes first: from then on old rows give way to new ones. */
 static dimfit_err change_slot(struct table_slot *slot, const struct change_slot *change,
                               const struct layout_slot *spec, uint64_t epoch) {
     struct move move = {.change = change, .slot = slot};
@@ -141,16 +114,12 @@ static dimfit_err change_slot(struct table_slot *slot, const struct change_slot 
         return err;
     err = move_prepare(&move);
     if (err != DIMFIT_OK) {
-        slab_fini(&move.values);
-        slab_fini(&move.sides);
+        slab_refill_drop(&move.values);
+        slab_refill_drop(&move.sides);
         layout_slot_fini(&copy);
         goto done;
     }
     move_rows(&move);
-    slab_fini(&slot->values);
-    slab_fini(&slot->sides);
-    slot->values = move.values;
-    slot->sides = move.sides;
     slab_fini(&slot->sink_values);
     slab_fini(&slot->sink_sides);
     layout_slot_fini(&slot->spec);
@@ -159,7 +128,9 @@ static dimfit_err change_slot(struct table_slot *slot, const struct change_slot 
     slot->epoch = epoch;
 
 done:
-    free(move.from);
+    move_matrix_fini(&move.T);
+    move_matrix_fini(&move.N);
+    move_matrix_fini(&move.squares);
     return err;
 }
 
@@ -211,21 +182,37 @@ static dimfit_err check_slot(struct table *table, const struct change *change,
     return DIMFIT_OK;
 }
 
+/* What a slot's change allocates before it moves a row. */
+static uint64_t fresh_bytes(const struct table_slot *slot, uint32_t width) {
+    const size_t sides = side_stride(&slot->spec, width);
+    uint64_t bytes = slab_refill_bytes(&slot->values, width, slot->rows);
+    if (sides_move(&slot->spec))
+        bytes += slab_refill_bytes(&slot->sides, sides, slot->rows);
+    return bytes;
+}
+
+/* New less old. */
+static int64_t slot_balance(const struct table_slot *slot, uint32_t width) {
+    const size_t sides = side_stride(&slot->spec, width);
+    int64_t bytes = (int64_t)slab_bytes_for(width, slot->rows) - (int64_t)slab_bytes(&slot->values);
+    if (sides_move(&slot->spec))
+        bytes += (int64_t)slab_bytes_for(sides, slot->rows) - (int64_t)slab_bytes(&slot->sides);
+    return bytes;
+}
+
 uint64_t table_change_peak(const struct table *table, const struct change *change) {
     CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
     uint64_t peak = 0;
-    int64_t balance = 0; /* of the slots done, new less old */
+    int64_t balance = 0; /* of the slots done */
     for (size_t i = 0; i < table->n_slots; i++) {
         const struct table_slot *const slot = table->slots[i];
         const struct change_slot *const part = change_find(change, slot->spec.id);
         if (part == NULL || is_done(slot, change))
             continue;
-        const uint64_t bytes = slab_bytes_for(part->to, slot->rows) +
-                               slab_bytes_for(side_stride(&slot->spec, part->to), slot->rows);
-        const int64_t high = balance + (int64_t)bytes;
+        const int64_t high = balance + (int64_t)fresh_bytes(slot, part->to);
         if (high > 0 && (uint64_t)high > peak)
             peak = (uint64_t)high;
-        balance = high - (int64_t)(slab_bytes(&slot->values) + slab_bytes(&slot->sides));
+        balance += slot_balance(slot, part->to);
     }
     return peak;
 }

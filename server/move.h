@@ -1,0 +1,41 @@
+/*
+ * The kernels of a layout change: cells of many rows from one width to another.
+ *
+ * A run is rows that stand one after another in both slabs. Each row is worked out by itself, in
+ * one order of additions and without fused ones, so that the bits depend neither on which rows are
+ * moved together nor on the instruction set. Pure; any thread may call.
+ */
+#ifndef SERVER_MOVE_H
+#define SERVER_MOVE_H
+
+#include "proto/base.h"
+
+/* Rows [n] of from_stride and to_stride cells. The two do not overlap. */
+struct move_run {
+    const float *from;
+    float *to;
+    size_t from_stride, to_stride, n;
+};
+
+/* A matrix [from][to], and what to take off rows before it, ready for move_dense(). */
+struct move_matrix {
+    size_t from, to;
+    double
+        *cells; /* [blocks of columns][1 + from][block], first of all -shift matrix; NULL: none */
+};
+
+/* The first n cells as they are. */
+void move_cells(const struct move_run *run, size_t n);
+
+/* to[k] = from[keep[k]] for k < n. */
+void move_kept(const struct move_run *run, const uint16_t *keep, size_t n);
+
+/* From matrix[from][to], each cell squared if asked for, and shift[from] (NULL: zeros). NOMEM. */
+dimfit_err move_matrix_init(struct move_matrix *m, const double *matrix, const double *shift,
+                            bool squared, size_t from, size_t to) MUST_CHECK;
+void move_matrix_fini(struct move_matrix *m);
+
+/* to = from matrix - shift matrix, in float64, rounded once. m->from <= LAYOUT_DIM_MAX. */
+void move_dense(const struct move_run *run, const struct move_matrix *m);
+
+#endif

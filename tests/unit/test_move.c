@@ -1,0 +1,143 @@
+#include "server/move.h"
+
+#include "proto/layout.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+enum { ROWS = 27, FROM_STRIDE = 70, TO_STRIDE = 66 };
+
+static double noise(uint64_t x) {
+    x = (x + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return (double)(int64_t)(x ^ (x >> 31)) * 0x1p-63;
+}
+
+struct rows {
+    float from[ROWS * FROM_STRIDE], to[ROWS * TO_STRIDE];
+    double matrix[64 * 64], shift[64];
+};
+
+static struct rows *setup(void) {
+    struct rows *const f = calloc(1, sizeof *f);
+    assert_non_null(f);
+    for (size_t i = 0; i < ARRAY_LEN(f->from); i++)
+        f->from[i] = (float)noise(i);
+    for (size_t i = 0; i < ARRAY_LEN(f->matrix); i++)
+        f->matrix[i] = noise(1000000 + i);
+    for (size_t i = 0; i < ARRAY_LEN(f->shift); i++)
+        f->shift[i] = noise(2000000 + i);
+    for (size_t i = 0; i < ARRAY_LEN(f->to); i++)
+        f->to[i] = 7;
+    return f;
+}
+
+static struct move_run run_of(struct rows *f, size_t first, size_t n) {
+    return (struct move_run){f->from + first * FROM_STRIDE, f->to + first * TO_STRIDE, FROM_STRIDE,
+                             TO_STRIDE, n};
+}
+
+/* Cells behind those asked for are nobody's to touch. */
+static void assert_rest(const struct rows *f, size_t width) {
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t k = width; k < TO_STRIDE; k++)
+            assert_true(f->to[r * TO_STRIDE + k] == 7);
+    }
+}
+
+static void cells_are_copied_bit_for_bit(void **state) {
+    struct rows *const f = setup();
+    f->from[1] = NAN;
+    const struct move_run run = run_of(f, 0, ROWS);
+    move_cells(&run, 5);
+    for (size_t r = 0; r < ROWS; r++)
+        assert_memory_equal(f->to + r * TO_STRIDE, f->from + r * FROM_STRIDE, 5 * sizeof(float));
+    assert_rest(f, 5);
+    free(f);
+}
+
+static void kept_cells_come_in_the_order_asked_for(void **state) {
+    for (size_t n = 0; n <= 64; n++) {
+        struct rows *const f = setup();
+        uint16_t keep[64];
+        for (size_t k = 0; k < n; k++)
+            keep[k] = (uint16_t)(k * 29 % 64);
+        const struct move_run run = run_of(f, 0, ROWS);
+        move_kept(&run, keep, n);
+        for (size_t r = 0; r < ROWS; r++) {
+            for (size_t k = 0; k < n; k++)
+                assert_true(f->to[r * TO_STRIDE + k] == f->from[r * FROM_STRIDE + keep[k]]);
+        }
+        assert_rest(f, n);
+        free(f);
+    }
+}
+
+static double product(const struct rows *f, size_t r, size_t k, size_t from, size_t to,
+                      bool squared, bool shifted) {
+    double sum = 0;
+    for (size_t i = 0; i < from; i++) {
+        const double cell = f->matrix[i * to + k];
+        sum += (f->from[r * FROM_STRIDE + i] - (shifted ? f->shift[i] : 0)) *
+               (squared ? cell * cell : cell);
+    }
+    return sum;
+}
+
+static void a_dense_move_is_the_product_rounded_once(void **state) {
+    static const size_t widths[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 33, 64};
+    for (size_t c = 0; c < ARRAY_LEN(widths) * ARRAY_LEN(widths) * 4; c++) {
+        const size_t from = widths[c / 4 % ARRAY_LEN(widths)];
+        const size_t to = widths[c / 4 / ARRAY_LEN(widths)];
+        const bool squared = (c & 1) != 0, shifted = (c & 2) != 0;
+        struct rows *const f = setup();
+        struct move_matrix m;
+        assert_int_equal(
+            move_matrix_init(&m, f->matrix, shifted ? f->shift : NULL, squared, from, to),
+            DIMFIT_OK);
+        const struct move_run run = run_of(f, 0, ROWS);
+        move_dense(&run, &m);
+        for (size_t r = 0; r < ROWS; r++) {
+            for (size_t k = 0; k < to; k++) {
+                const double want = product(f, r, k, from, to, squared, shifted);
+                assert_true(fabs(f->to[r * TO_STRIDE + k] - want) <= 0x1p-24 * fabs(want) + 1e-13);
+            }
+        }
+        assert_rest(f, to);
+        move_matrix_fini(&m);
+        free(f);
+    }
+}
+
+static void a_row_moves_to_the_same_bits_whoever_moves_with_it(void **state) {
+    enum { FROM = 16, TO = 11 };
+    struct rows *const together = setup(), *const apart = setup();
+    struct move_matrix m;
+    assert_int_equal(move_matrix_init(&m, together->matrix, together->shift, false, FROM, TO),
+                     DIMFIT_OK);
+    const struct move_run all = run_of(together, 0, ROWS);
+    move_dense(&all, &m);
+    for (size_t first = 0, n = 1; first < ROWS; first += n, n = n % 10 + 1) {
+        const struct move_run some = run_of(apart, first, n < ROWS - first ? n : ROWS - first);
+        move_dense(&some, &m);
+    }
+    assert_memory_equal(together->to, apart->to, sizeof together->to);
+    move_matrix_fini(&m);
+    free(together);
+    free(apart);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cells_are_copied_bit_for_bit),
+        cmocka_unit_test(kept_cells_come_in_the_order_asked_for),
+        cmocka_unit_test(a_dense_move_is_the_product_rounded_once),
+        cmocka_unit_test(a_row_moves_to_the_same_bits_whoever_moves_with_it),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
