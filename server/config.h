@@ -44,7 +44,10 @@ enum { CONFIG_PATH_MAX = 1023 };
     X(score_memory, SIZE, 1 << 20, 0x1p50, "1G", "score-memory", "SIZE",                           \
       "Most memory for the score sums of a shard")                                                 \
     X(max_memory, SIZE, 0, 0x1p50, "0", "max-memory", "SIZE",                                      \
-      "Refuse a layout change that would take this process over it; 0: no limit")                  \
+      "Refuse a layout change that would take this process over it, and new rows when a shard's "  \
+      "tables fill its equal part of it; 0: no limit")                                             \
+    X(over_memory, OVER, 0, 0, "refuse", "over-memory", "refuse|skip",                             \
+      "Pushes with new rows that max_memory has no room for: refuse them, or skip those rows")     \
     X(scoring_timeout, SECONDS, 0.1, 604800, "600", "scoring-timeout", "S",                        \
       "Longest a scoring search waits for more samples (holding training, in freeze mode)")        \
     X(prepare_timeout, SECONDS, 0.1, 86400, "60", "prepare-timeout", "S",                          \
@@ -97,6 +100,17 @@ enum config_role {
 #undef CONFIG_ROLE_ENUM
 };
 
+/* What becomes of a push with rows that find no room. */
+#define CONFIG_OVER_MAP(X)                                                                         \
+    X(REFUSE, "refuse") /* it is refused, nothing changed */                                       \
+    X(SKIP, "skip")     /* they are passed over, the others go on */
+
+enum config_over {
+#define CONFIG_OVER_ENUM(name, text) OVER_##name,
+    CONFIG_OVER_MAP(CONFIG_OVER_ENUM)
+#undef CONFIG_OVER_ENUM
+};
+
 enum config_source { FROM_DEFAULT, FROM_ENVIRONMENT, FROM_FILE, FROM_OPTION };
 
 struct config_origin {
@@ -115,7 +129,8 @@ struct config {
     char data_dir[CONFIG_PATH_MAX + 1]; /* "": nothing is kept */
     uint64_t seed;
     bool auto_slots;
-    uint64_t score_memory, max_memory;       /* bytes */
+    uint64_t score_memory, max_memory; /* bytes */
+    enum config_over over_memory;
     double scoring_timeout, prepare_timeout; /* seconds */
     int32_t shrink_at;                       /* minutes after midnight UTC; -1: off */
     char eviction_log[CONFIG_PATH_MAX + 1];  /* "": none */

@@ -19,6 +19,7 @@ enum setting_type {
     SETTING_PATH,
     SETTING_NAME,
     SETTING_LEVEL,
+    SETTING_OVER,
     SETTING_OPTIMIZER,
     SETTING_INIT,
 };

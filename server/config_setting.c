@@ -25,6 +25,12 @@ static const char *const levels[] = {
 #undef LEVEL_WORD
 };
 
+static const char *const overs[] = {
+#define OVER_WORD(name, text) text,
+    CONFIG_OVER_MAP(OVER_WORD)
+#undef OVER_WORD
+};
+
 static dimfit_err refuse(struct setting_why *why, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 static dimfit_err refuse(struct setting_why *why, const char *fmt, ...) {
@@ -166,6 +172,16 @@ static dimfit_err refuse_word(const char *text, const char *const *words, size_t
     return refuse(why, "\"%.40s\" is not one of %s", text, words_list(words, n, list, sizeof list));
 }
 
+static dimfit_err set_over(void *place, const char *text, struct setting_why *why) {
+    for (size_t i = 0; i < ARRAY_LEN(overs); i++) {
+        if (strcmp(text, overs[i]) == 0) {
+            *(enum config_over *)place = (enum config_over)i;
+            return DIMFIT_OK;
+        }
+    }
+    return refuse_word(text, overs, ARRAY_LEN(overs), why);
+}
+
 dimfit_err setting_set(const struct setting *setting, void *object, const char *text,
                        struct setting_why *why) {
     void *const place = (char *)object + setting->offset;
@@ -189,6 +205,8 @@ dimfit_err setting_set(const struct setting *setting, void *object, const char *
     case SETTING_LEVEL:
         return log_level_parse(text, place) ? DIMFIT_OK
                                             : refuse_word(text, levels, ARRAY_LEN(levels), why);
+    case SETTING_OVER:
+        return set_over(place, text, why);
     case SETTING_OPTIMIZER:
         return optimizer_parse(text, place)
                    ? DIMFIT_OK
@@ -272,6 +290,9 @@ void setting_print(const struct setting *setting, const void *object, FILE *out)
         break;
     case SETTING_LEVEL:
         fputs(log_level_name(*(const enum log_level *)place), out);
+        break;
+    case SETTING_OVER:
+        fputs(overs[*(const enum config_over *)place], out);
         break;
     case SETTING_OPTIMIZER:
         fputs(optimizer_name(*(const enum optimizer_kind *)place), out);

@@ -81,6 +81,8 @@ static dimfit_err start_shards(struct daemon *d, struct err_detail *detail) {
             {
                 .score_memory = config->score_memory,
                 .max_memory = config->max_memory,
+                .row_memory = config->max_memory / config->shards,
+                .skip_new = config->over_memory == OVER_SKIP,
             },
         .join_timeout_ms = JOIN_TIMEOUT_MS,
         .eviction_log = config->eviction_log[0] != 0,

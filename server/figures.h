@@ -15,6 +15,7 @@
     X(keys_pulled)                                                                                 \
     X(keys_pushed)                                                                                 \
     X(keys_scored)                                                                                 \
+    X(keys_skipped)    /* without a row when there was no memory for a new one */                  \
     X(keys_pending)    /* pushed for a feasign that has no row yet: counted, nothing else */       \
     X(rows_evicted)    /* by shrinks */                                                            \
     X(pending_evicted) /* feasigns without a row that shrinks forgot */                            \

@@ -11,9 +11,13 @@ dimfit_err shard_new(const struct layout *layout, const struct shard_options *op
     shard->magic = SHARD_MAGIC;
     shard->io = *io;
     shard->max_memory = options->max_memory;
+    shard->row_memory = options->row_memory;
+    shard->skip_new = options->skip_new;
     dimfit_err err = layout_copy(layout, &shard->layout);
     if (err == DIMFIT_OK)
         err = table_new(layout->seed, &shard->table);
+    if (err == DIMFIT_OK)
+        table_limit(shard->table, shard->row_memory);
     if (err == DIMFIT_OK)
         err = score_new(options->score_memory, &shard->score);
     if (err == DIMFIT_OK)

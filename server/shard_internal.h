@@ -27,7 +27,8 @@ struct shrink {
 struct shard {
     uint32_t magic;
     struct shard_io io;
-    uint64_t max_memory;
+    uint64_t max_memory, row_memory;
+    bool skip_new;
     struct layout *layout; /* in force; table slots follow it */
     struct table *table;
     struct score *score;

@@ -34,13 +34,72 @@ static dimfit_err check_counts(const struct shard *shard, const struct wire_head
     return DIMFIT_OK;
 }
 
-static dimfit_err reserve_rows(const struct section_list *sections, struct table_slot **slots,
+/* The sections of one push as they are applied: without the keys that found no room. */
+struct room {
+    uint8_t *copies; /* of those shortened, one behind the other; NULL: none was */
+    size_t len, used;
+    uint64_t skipped;
+};
+
+static const uint8_t *keep(struct room *room, const uint8_t *items, size_t size, size_t n,
+                           const bool *missing) {
+    uint8_t *const copy = room->copies + room->used, *to = copy;
+    if (items == NULL)
+        return NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (missing[i])
+            continue;
+        memcpy(to, items + i * size, size);
+        to += size;
+    }
+    room->used += (size_t)(to - copy);
+    return copy;
+}
+
+static dimfit_err skip_missing(struct room *room, struct section *s, struct table_slot *slot) {
+    bool *const missing = malloc(s->rows);
+    if (room->copies == NULL)
+        room->copies = malloc(room->len);
+    if (missing == NULL || room->copies == NULL) {
+        free(missing);
+        return DIMFIT_ERR_NOMEM;
+    }
+    const size_t n = s->rows, skipped = table_missing(slot, s->keys, n, missing);
+    s->keys = keep(room, s->keys, sizeof(uint64_t), n, missing);
+    s->grads = keep(room, s->grads, s->width * sizeof(float), n, missing);
+    s->lookups = keep(room, s->lookups, sizeof(uint32_t), n, missing);
+    s->clicks = keep(room, s->clicks, sizeof(uint32_t), n, missing);
+    s->rows -= (uint32_t)skipped;
+    room->skipped += skipped;
+    free(missing);
+    return DIMFIT_OK;
+}
+
+/* As if every key were new; at the limit those are counted that are, which costs a look-up each. */
+static dimfit_err reserve_section(const struct shard *shard, struct room *room, struct section *s,
+                                  struct table_slot *slot) {
+    dimfit_err err = table_reserve(slot, s->rows);
+    if (err == DIMFIT_ERR_LIMIT)
+        err = table_reserve(slot, table_missing(slot, s->keys, s->rows, NULL));
+    if (err == DIMFIT_ERR_LIMIT && shard->skip_new)
+        err = skip_missing(room, s, slot);
+    return err;
+}
+
+static dimfit_err reserve_rows(struct shard *shard, struct table_slot **slots, struct room *room,
                                struct err_detail *detail) {
-    for (size_t i = 0; i < sections->n; i++) {
-        const dimfit_err err = table_reserve(slots[i], sections->items[i].rows);
+    for (size_t i = 0; i < shard->sections.n; i++) {
+        struct section *const s = &shard->sections.items[i];
+        const dimfit_err err = reserve_section(shard, room, s, slots[i]);
+        if (err == DIMFIT_ERR_LIMIT)
+            return err_set(detail, err,
+                           "slot %u: the rows of this shard have %llu MiB, its part of max_memory "
+                           "is %llu MiB; new rows are refused, stored ones go on; raise "
+                           "--max-memory, shrink, or have new rows skipped (--over-memory)",
+                           s->slot, (unsigned long long)(table_bytes(shard->table) >> 20),
+                           (unsigned long long)(shard->row_memory >> 20));
         if (err != DIMFIT_OK)
-            return err_set(detail, err, "no memory for %u more rows of slot %u",
-                           sections->items[i].rows, sections->items[i].slot);
+            return err_set(detail, err, "no memory for %u more rows of slot %u", s->rows, s->slot);
     }
     return DIMFIT_OK;
 }
@@ -77,6 +136,23 @@ static dimfit_err open_scores(struct shard *shard, const struct wire_header *hea
 static dimfit_err leave_out(struct shard *shard, uint64_t step) {
     shard->full = true;
     return score_leave_out(shard->score, step);
+}
+
+/* Everything but the push's form that can fail. */
+static dimfit_err prepare(struct shard *shard, const struct wire_header *header, bool train,
+                          bool score, struct table_slot **slots, struct room *room,
+                          struct score_step **step, struct err_detail *detail) {
+    dimfit_err err = shard_resolve(shard, true, slots, detail);
+    if (err == DIMFIT_OK)
+        err = check_counts(shard, header, detail);
+    if (err == DIMFIT_OK)
+        err = check_grads(&shard->sections, slots, detail);
+    if (err == DIMFIT_OK && train)
+        err = reserve_rows(shard, slots, room, detail);
+    if (err != DIMFIT_OK || !score)
+        return err;
+    err = open_scores(shard, header, step, detail);
+    return err == DIMFIT_ERR_LIMIT && train ? leave_out(shard, header->step) : err;
 }
 
 static void apply(struct shard *shard, const struct wire_header *header, bool train,
@@ -119,25 +195,17 @@ dimfit_err shard_push(struct shard *shard, const struct shard_message *in,
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for %zu sections", sections->n);
 
     struct score_step *step = NULL;
-    err = shard_resolve(shard, true, slots, detail);
-    if (err == DIMFIT_OK)
-        err = check_counts(shard, header, detail);
-    if (err == DIMFIT_OK)
-        err = check_grads(sections, slots, detail);
-    if (err == DIMFIT_OK && train)
-        err = reserve_rows(sections, slots, detail);
-    if (err == DIMFIT_OK && score)
-        err = open_scores(shard, header, &step, detail);
-    if (err == DIMFIT_ERR_LIMIT && train)
-        err = leave_out(shard, header->step);
+    struct room room = {.len = in->len};
+    err = prepare(shard, header, train, score, slots, &room, &step, detail);
     if (err != DIMFIT_OK)
         goto done;
-
     apply(shard, header, train, slots, step);
     shard->counters.push_requests++;
-    shard->counters.keys_pushed += sections->rows;
+    shard->counters.keys_pushed += sections->rows - room.skipped;
+    shard->counters.keys_skipped += room.skipped;
 
 done:
+    free(room.copies);
     free(slots);
     return err;
 }

@@ -159,6 +159,15 @@ uint64_t slab_bytes(const struct slab *slab) {
            slab->cap_chunks * sizeof *slab->chunks;
 }
 
+uint64_t slab_growth(const struct slab *slab, uint64_t rows) {
+    const uint64_t have = slab->n_chunks <= 1 ? slab->first_rows
+                                              : (uint64_t)slab->n_chunks * slab->chunk_rows;
+    if (rows <= have)
+        return 0;
+    const uint64_t now = slab_bytes(slab), then = slab_bytes_for(slab->stride, rows);
+    return then > now ? then - now : 0;
+}
+
 uint64_t slab_bytes_for(size_t stride, uint64_t rows) {
     if (stride == 0 || rows == 0)
         return 0;

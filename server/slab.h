@@ -31,8 +31,10 @@ dimfit_err slab_reserve(struct slab *slab, uint64_t rows) MUST_CHECK;
  * there are more. */
 bool slab_truncate(struct slab *slab, uint64_t rows);
 
-/* What is allocated, and what would be for so many rows of so many cells. */
+/* What is allocated, what so many rows in all would take beside it, and what so many rows of so
+ * many cells would take. */
 uint64_t slab_bytes(const struct slab *slab);
+uint64_t slab_growth(const struct slab *slab, uint64_t rows);
 uint64_t slab_bytes_for(size_t stride, uint64_t rows);
 
 /*

@@ -123,6 +123,7 @@ dimfit_err table_add_slot(struct table *table, const struct layout_slot *spec) {
         return err;
     }
     slot->magic = TABLE_SLOT_MAGIC;
+    slot->table = table;
     slot->seed = table->seed;
     index_init(&slot->index, spec->id);
     slab_init(&slot->values, spec->width);
@@ -298,6 +299,8 @@ dimfit_err table_reserve(struct table_slot *slot, size_t n) {
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
     const uint64_t rows = slot->rows + (uint64_t)(n > slot->n_free ? n - slot->n_free : 0);
     const uint64_t sinks = slot->spec.retention.admit > 1 ? RING : 0;
+    if (slot_over_limit(slot, n))
+        return DIMFIT_ERR_LIMIT;
     dimfit_err err = n < INDEX_PENDING && rows <= INDEX_PENDING ? slab_reserve(&slot->values, rows)
                                                                 : DIMFIT_ERR_NOMEM;
     if (err == DIMFIT_OK)
@@ -309,6 +312,20 @@ dimfit_err table_reserve(struct table_slot *slot, size_t n) {
     if (err == DIMFIT_OK)
         err = index_reserve(&slot->index, n);
     return err;
+}
+
+size_t table_missing(const struct table_slot *slot, const uint8_t *keys, size_t n, bool *missing) {
+    CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
+    size_t count = 0;
+    struct walk walk;
+    walk_init(&walk, slot, NULL, NULL, keys, n);
+    for (size_t i = 0; i < n; i++) {
+        const bool absent = walk_next(&walk)->values == NULL;
+        count += absent;
+        if (missing != NULL)
+            missing[i] = absent;
+    }
+    return count;
 }
 
 /* Rows and gradients on their way into C and b. */
@@ -426,7 +443,9 @@ void table_push(struct table_slot *slot, const uint8_t *keys, const uint8_t *gra
     }
     if (train) {
         /* Nothing to do unless two pushes were reserved one before the other. */
-        const dimfit_err err = table_reserve(slot, n);
+        dimfit_err err = table_reserve(slot, n);
+        if (err == DIMFIT_ERR_LIMIT)
+            err = table_reserve(slot, table_missing(slot, keys, n, NULL));
         base_assert(err == DIMFIT_OK);
         push_train(&push);
     } else {

@@ -61,13 +61,24 @@ void table_pull(const struct table_slot *slot, const uint8_t *keys, size_t n, fl
 dimfit_err table_check_grads(const struct table_slot *slot, const uint8_t *keys,
                              const uint8_t *grads, size_t n, struct err_detail *detail) MUST_CHECK;
 
-/* Make room for n more rows, so that a push of n keys cannot fail. NOMEM, nothing changed. */
+/* From now on the table takes new rows only as long as slabs and indices have at most this many
+ * bytes, those of the new rows counted; 0: no limit. Numbers that evicted rows left are always
+ * taken. An index grows while rows are stored, and may so pass the limit by what one push brings.
+ */
+void table_limit(struct table *table, uint64_t bytes);
+uint64_t table_bytes(const struct table *table); /* as the limit was last compared with */
+
+/* Make room for n more rows, so that a push of n keys cannot fail. NOMEM, or LIMIT of the table;
+ * nothing changed. At the limit it is worth asking for table_missing() rows instead. */
 dimfit_err table_reserve(struct table_slot *slot, size_t n) MUST_CHECK;
+
+/* How many of the keys have no row, and which, when missing[n] is asked for. */
+size_t table_missing(const struct table_slot *slot, const uint8_t *keys, size_t n, bool *missing);
 
 /* Push grads[n][width]: with train, apply the slot's optimizer, add to the rows' counters (counts
  * NULL: one look-up each, no clicks, no day), store rows that are admitted; with sums, add r *
  * dL/dr of the values before the push. Infallible after table_check_grads() and, with train,
- * table_reserve(). */
+ * table_reserve() of n or of the missing ones. */
 void table_push(struct table_slot *slot, const uint8_t *keys, const uint8_t *grads,
                 const struct table_counts *counts, size_t n, bool train,
                 const struct score_sums *sums);

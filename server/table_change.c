@@ -236,6 +236,7 @@ dimfit_err table_change(struct table *table, const struct change *change,
             continue;
         const dimfit_err err = change_slot(slot, part, layout_find(layout, part->id),
                                            change->to_epoch);
+        slot_count_bytes(slot);
         if (err != DIMFIT_OK)
             return err_set(detail, err, "no memory to move slot %u (%u rows) to width %u", part->id,
                            slot->rows, part->to);

@@ -60,8 +60,11 @@ bool table_expire(struct table_slot *slot, const struct expiry_rule *rule, struc
     out->keys = out->pending = out->n_rows = 0;
     if (!walk->begun)
         begin(slot, walk);
-    if (walk->looked)
-        return index_compact(&slot->index, &walk->segment);
+    if (walk->looked) {
+        const bool more = index_compact(&slot->index, &walk->segment);
+        slot_count_bytes(slot);
+        return more;
+    }
     struct index_bucket *buckets[EXPIRY_BUCKETS];
     size_t n = 0;
     while (n < EXPIRY_BUCKETS && (buckets[n] = index_walk_next(&slot->index, &walk->at)) != NULL)

@@ -22,6 +22,8 @@ struct table_slot {
     /* Rows for the gradients of pending feasigns, which come to nothing: the kernels need not know.
      * Empty where every feasign is admitted at once. */
     struct slab sink_values, sink_sides;
+    struct table *table;
+    uint64_t counted; /* bytes, as they stand in the table's sum */
     uint64_t seed;
     uint64_t epoch; /* of the last change that moved its rows, 0 before any */
     uint64_t n_pending, keys_pending, evicted;
@@ -34,6 +36,8 @@ struct table_slot {
 struct table {
     uint32_t magic;
     uint64_t seed;
+    uint64_t limit;            /* bytes that new rows are taken up to, 0: any number */
+    uint64_t bytes;            /* allocated by all slots, when each was last counted */
     struct table_slot **slots; /* ascending by id; a slot keeps its place in memory */
     size_t n_slots, cap_slots;
 };
@@ -67,6 +71,13 @@ static inline bool row_is_free(const struct table_slot *slot, uint32_t row) {
 static inline uint64_t slot_stored(const struct table_slot *slot) {
     return slot->rows - slot->n_free;
 }
+
+/* ---- table_limit.c --------------------------------------------------------------------------- */
+
+/* Bring the table's sum of bytes up to what the slot has allocated. */
+void slot_count_bytes(struct table_slot *slot);
+/* Would n new rows take the table beyond its limit? */
+bool slot_over_limit(struct table_slot *slot, size_t n);
 
 /* ---- table_rows.c ---------------------------------------------------------------------------- */
 

@@ -150,7 +150,11 @@ static void shard_answer(struct sim *sim, int node, const struct message *m) {
 
 static void shard_begin(struct sim *sim, int node, const struct message *m) {
     const uint64_t memory = sim->options.score_memory;
-    const struct shard_options options = {.score_memory = memory != 0 ? memory : 1 << 24};
+    const struct shard_options options = {
+        .score_memory = memory != 0 ? memory : 1 << 24,
+        .row_memory = sim->options.row_memory,
+        .skip_new = sim->options.skip_new,
+    };
     const struct shard_io io = {.self = sim, .body = io_body};
     struct layout *layout = NULL;
     base_assert(m->header.status == DIMFIT_OK);

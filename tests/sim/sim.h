@@ -24,8 +24,10 @@ struct sim_options {
     size_t n_slots;
     bool auto_slots;
     uint64_t score_memory; /* of a shard; 0: 16 MiB */
-    int64_t wall_s;        /* seconds since 1970 when it starts */
-    int32_t shrink_at;     /* as of struct coordinator_options */
+    uint64_t row_memory;   /* of a shard; 0: no limit */
+    bool skip_new;
+    int64_t wall_s;    /* seconds since 1970 when it starts */
+    int32_t shrink_at; /* as of struct coordinator_options */
 };
 
 struct sim *sim_new(const struct sim_options *options); /* aborts the test when it can't */

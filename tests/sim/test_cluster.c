@@ -440,6 +440,74 @@ static void training_goes_on_when_a_live_search_runs_out_of_score_memory(void **
     sim_free(sim);
 }
 
+/* Keys from 0 until a push is turned away, or none is stored any more: how many there were. */
+static uint64_t push_until_full(struct sim *sim, struct worker *worker, dimfit_err *last) {
+    const float grad[DIM] = {1, 2, 3, 4};
+    for (uint64_t key = 0;; key++) {
+        *last = push(sim, worker, 1, key, grad, PUSH_TRAIN, 0);
+        float r[DIM];
+        pull(sim, worker, 1, key, 0, r, DIM);
+        if (r[0] == 0)
+            return key;
+        assert_int_equal(*last, DIMFIT_OK);
+    }
+}
+
+static void a_full_shard_turns_new_rows_away_and_trains_stored_ones(void **state) {
+    for (int skip = 0; skip < 2; skip++) {
+        struct sim_options options = options_of(19, 1, 0, 0);
+        options.row_memory = 20000;
+        options.skip_new = skip == 1;
+        struct sim *const sim = sim_new(&options);
+        struct worker worker = {.number = 1};
+        const float grad[DIM] = {1, 2, 3, 4};
+        dimfit_err last = DIMFIT_OK;
+        const uint64_t rows = push_until_full(sim, &worker, &last);
+        assert_int_equal(last, skip ? DIMFIT_OK : DIMFIT_ERR_LIMIT);
+        assert_true(rows > 100 && rows < 2000);
+        float r[DIM];
+        for (uint64_t key = 0; key < rows; key++) {
+            assert_int_equal(push(sim, &worker, 1, key, grad, PUSH_TRAIN, 0), DIMFIT_OK);
+            pull(sim, &worker, 1, key, 0, r, DIM);
+            assert_true(r[0] == -2 && r[3] == -8);
+        }
+        assert_int_equal(push(sim, &worker, 1, rows + 1, grad, PUSH_SCORE, 0), DIMFIT_OK);
+        sim_free(sim);
+    }
+}
+
+/* One push of a key that is stored and one that is not. */
+static void a_push_with_new_rows_is_refused_whole_or_without_them(void **state) {
+    for (int skip = 0; skip < 2; skip++) {
+        struct sim_options options = options_of(20, 1, 0, 0);
+        options.row_memory = 20000;
+        options.skip_new = skip == 1;
+        struct sim *const sim = sim_new(&options);
+        struct worker worker = {.number = 1};
+        dimfit_err last = DIMFIT_OK;
+        const uint64_t rows = push_until_full(sim, &worker, &last);
+        const uint64_t keys[2] = {rows + 5, 3};
+        const float grads[2][DIM] = {{7, 7, 7, 7}, {10, 20, 30, 40}};
+        const struct section section = {.slot = SLOT, .rows = 2, .width = DIM};
+        uint8_t body[256];
+        size_t len = section_put_head(body, &section, 1, 0);
+        memcpy(body + len, keys, sizeof keys);
+        memcpy(body + len + sizeof keys, grads, sizeof grads);
+        len += sizeof keys + sizeof grads;
+        struct wire_header header = {
+            .kind = WIRE_PUSH, .mode = PUSH_TRAIN, .seq = worker.seq[0] + 1};
+        const struct sim_reply *const reply = sim_ask(sim, worker.number, 0, &header, body, len);
+        assert_int_equal(reply->header.status, skip ? DIMFIT_OK : DIMFIT_ERR_LIMIT);
+        assert_int_equal(strstr(reply->header.detail.text, "--max-memory") != NULL, !skip);
+        float r[DIM];
+        pull(sim, &worker, 1, 3, 0, r, DIM);
+        assert_true(r[0] == (skip ? -11 : -1) && r[3] == (skip ? -44 : -4));
+        pull(sim, &worker, 1, rows + 5, 0, r, DIM);
+        assert_true(r[0] == 0);
+        sim_free(sim);
+    }
+}
+
 static void a_plan_shown_early_is_not_applied_by_itself(void **state) {
     struct sim *const sim = start(16, 1, 0, 0);
     struct worker worker = {.number = 1};
@@ -528,6 +596,8 @@ int main(void) {
         cmocka_unit_test(the_end_of_an_aborted_search_is_not_taken_for_that_of_the_next),
         cmocka_unit_test(a_freeze_that_only_waits_runs_out_of_time),
         cmocka_unit_test(training_goes_on_when_a_live_search_runs_out_of_score_memory),
+        cmocka_unit_test(a_full_shard_turns_new_rows_away_and_trains_stored_ones),
+        cmocka_unit_test(a_push_with_new_rows_is_refused_whole_or_without_them),
         cmocka_unit_test(a_plan_shown_early_is_not_applied_by_itself),
         cmocka_unit_test(a_live_search_that_nobody_feeds_runs_out_of_time),
         cmocka_unit_test(a_commit_that_a_shard_owes_is_shown),

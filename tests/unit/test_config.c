@@ -351,17 +351,19 @@ static void the_printed_configuration_tells_where_values_came_from(void **state)
 static void the_printed_configuration_reads_back_the_same(void **state) {
     struct config first, second;
     struct err_detail detail = {""};
-    assert_int_equal(read_text("shards: 2\nmax_memory: 3000\ndata_dir: \"/a \\\"q\\\\\"\n"
-                               "shrink_at: 00:30\n"
-                               "defaults: {dim: 4, lr: 0.3, width: 2, decay: 0.97}\n"
-                               "slots: [{id: 1}, {id: 2, dim: 64, width: 33, init_scale: 0.1,\n"
-                               "         admit: 4, decay: 1, expire_shows: 1.5, clicks: true}]\n",
-                               &first, &detail),
-                     DIMFIT_OK);
+    assert_int_equal(
+        read_text("shards: 2\nmax_memory: 3000\nover_memory: skip\ndata_dir: \"/a \\\"q\\\\\"\n"
+                  "shrink_at: 00:30\n"
+                  "defaults: {dim: 4, lr: 0.3, width: 2, decay: 0.97}\n"
+                  "slots: [{id: 1}, {id: 2, dim: 64, width: 33, init_scale: 0.1,\n"
+                  "         admit: 4, decay: 1, expire_shows: 1.5, clicks: true}]\n",
+                  &first, &detail),
+        DIMFIT_OK);
     char *const text = printed(&first);
     assert_int_equal(read_text(text, &second, &detail), DIMFIT_OK);
     assert_int_equal(second.shards, 2);
     assert_int_equal(second.max_memory, 3000);
+    assert_int_equal(second.over_memory, OVER_SKIP);
     assert_string_equal(second.data_dir, "/a \"q\\");
     assert_int_equal(second.n_slots, 2);
     assert_true(second.defaults.optimizer.lr == 0.3f);

@@ -315,6 +315,63 @@ static void a_reservation_without_memory_changes_nothing(void **state) {
     teardown(f);
 }
 
+/* Rows until the table refuses more. */
+static uint64_t fill_up(struct fixture *f, size_t n) {
+    for (uint64_t first = 0;; first += n) {
+        for (size_t i = 0; i < n; i++)
+            set_key(f, i, mix(first + i));
+        const dimfit_err err = table_reserve(f->slot, n);
+        if (err != DIMFIT_OK) {
+            assert_int_equal(err, DIMFIT_ERR_LIMIT);
+            return first;
+        }
+        table_push(f->slot, keys_of(f), grads_of(f), NULL, n, true, NULL);
+    }
+}
+
+static void new_rows_are_taken_up_to_the_limit(void **state) {
+    static const uint64_t limits[] = {1, 20000, 300000, 3 << 20, 20 << 20};
+    for (size_t i = 0; i < ARRAY_LEN(limits); i++) {
+        struct fixture *const f = setup(OPTIMIZER_ROWWISE_ADAGRAD);
+        table_limit(f->table, limits[i]);
+        const uint64_t rows = fill_up(f, 10);
+        const struct table_figures figures = table_figures(f->table);
+        assert_int_equal(figures.rows, rows);
+        /* The next doubling or chunk of values would have passed it. */
+        const uint64_t chunk = limits[i] / 2 + 4096 < 2 << 20 ? limits[i] / 2 + 4096 : 2 << 20;
+        assert_true(figures.slab_bytes + figures.index_bytes <= limits[i] + limits[i] / 2);
+        assert_true(figures.slab_bytes + figures.index_bytes + 2 * chunk >= limits[i]);
+        table_limit(f->table, 2 * limits[i] + (4 << 20));
+        assert_true(fill_up(f, 10) > rows);
+        teardown(f);
+    }
+}
+
+static void stored_rows_are_pushed_and_unknown_ones_counted_beyond_the_limit(void **state) {
+    struct fixture *const f = setup(OPTIMIZER_ROWWISE_ADAGRAD);
+    table_limit(f->table, 1 << 20);
+    const uint64_t rows = fill_up(f, 100);
+    const struct table_figures before = table_figures(f->table);
+    bool missing[1000];
+    for (uint64_t i = 0; i < 1000; i++)
+        set_key(f, i, i % 3 == 0 ? mix(rows + i) : mix(i));
+    assert_int_equal(table_missing(f->slot, keys_of(f), 1000, missing), 334);
+    for (size_t i = 0; i < 1000; i++)
+        assert_int_equal(missing[i], i % 3 == 0);
+    for (uint64_t round = 0; round < 50; round++) {
+        for (uint64_t i = 0; i < 1000; i++)
+            set_key(f, i, mix((i + 997 * round) % rows));
+        assert_int_equal(table_missing(f->slot, keys_of(f), 1000, NULL), 0);
+        assert_int_equal(table_reserve(f->slot, 1000), DIMFIT_ERR_LIMIT);
+        assert_int_equal(table_reserve(f->slot, 0), DIMFIT_OK);
+        table_push(f->slot, keys_of(f), grads_of(f), NULL, 1000, true, NULL);
+    }
+    const struct table_figures after = table_figures(f->table);
+    assert_int_equal(after.rows, before.rows);
+    assert_int_equal(after.slab_bytes, before.slab_bytes);
+    teardown(f);
+}
+
 static void a_gradient_that_is_not_finite_is_refused_by_name(void **state) {
     struct fixture *const f = setup(OPTIMIZER_SGD);
     static const float bad[] = {NAN, INFINITY, -INFINITY};
@@ -726,6 +783,21 @@ static void a_change_gives_memory_back(void **state) {
     teardown(f);
 }
 
+static void a_change_makes_room_below_the_limit_for_every_slot(void **state) {
+    static const uint16_t kept[] = {0, 1, 2};
+    struct fixture *const f = setup(OPTIMIZER_ADAM);
+    add_slot(f, SLOT + 1, OPTIMIZER_ADAM);
+    struct table_slot *const other = table_find(f->table, SLOT + 1);
+    table_limit(f->table, 1 << 20);
+    fill_up(f, 100);
+    assert_int_equal(table_reserve(other, 2000), DIMFIT_ERR_LIMIT);
+    struct change *change = keep_change(f, SLOT, DIM, kept, 3);
+    apply(f, change);
+    assert_int_equal(table_reserve(other, 2000), DIMFIT_OK);
+    change_destroy(&change);
+    teardown(f);
+}
+
 static void a_change_that_does_not_fit_the_table_is_refused(void **state) {
     static const uint16_t keep[] = {0, 1, 2};
     struct fixture *const f = setup(OPTIMIZER_SGD);
@@ -825,6 +897,8 @@ int main(void) {
         cmocka_unit_test(lookups_are_counted_and_never_wrap),
         cmocka_unit_test(room_reserved_for_two_pushes_at_once_serves_both),
         cmocka_unit_test(a_reservation_without_memory_changes_nothing),
+        cmocka_unit_test(new_rows_are_taken_up_to_the_limit),
+        cmocka_unit_test(stored_rows_are_pushed_and_unknown_ones_counted_beyond_the_limit),
         cmocka_unit_test(a_gradient_that_is_not_finite_is_refused_by_name),
         cmocka_unit_test(scores_agree_with_plain_sums),
         cmocka_unit_test(a_score_only_push_stores_and_counts_nothing),
@@ -835,6 +909,7 @@ int main(void) {
         cmocka_unit_test(a_change_of_basis_at_full_width_leaves_every_embedding),
         cmocka_unit_test(a_dropped_slot_keeps_its_rows_and_counts),
         cmocka_unit_test(a_change_gives_memory_back),
+        cmocka_unit_test(a_change_makes_room_below_the_limit_for_every_slot),
         cmocka_unit_test(a_change_that_does_not_fit_the_table_is_refused),
         cmocka_unit_test(a_change_without_memory_leaves_slots_whole_and_can_be_repeated),
         cmocka_unit_test(ten_thousand_small_slots_are_cheap),
