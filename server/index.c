@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 enum {
-    LIMIT_KEYS = 15, /* in four buckets: at 75 % one key in twelve is past its home */
+    LIMIT_KEYS = 16, /* in four buckets: at 80 % one key in eight is past its home */
     LIMIT_BUCKETS = 4,
     PAGE_BITS_MAX = 7,        /* 8 KiB; a segment is 64 KiB then, and a rehash short */
     SPLIT_START = 5,          /* pages of each half, of twice the pages half as large as well */
@@ -111,68 +111,117 @@ static uint32_t place_pages(const struct index *index, const struct index_place 
     return place->n_buckets >> index->page_bits;
 }
 
-static void place_free(struct index *index, const struct index_place *place) {
-    for (uint32_t i = 0; i < place_pages(index, place); i++)
-        page_free(index, place->pages[i]);
+static void place_drop(struct index *index, struct index_place *place, uint32_t n_pages) {
+    while (place_pages(index, place) > n_pages) {
+        place->n_buckets -= 1u << index->page_bits;
+        page_free(index, place->pages[place_pages(index, place)]);
+    }
 }
 
-static bool place_new(struct index *index, uint32_t n_pages, uint32_t segment,
-                      struct index_place *out) {
-    struct index_place place = {.segment = segment};
-    for (uint32_t i = 0; i < n_pages; i++) {
-        if (!page_new(index, &place.pages[i])) {
-            place_free(index, &place);
+/* More empty pages, to n_pages in all. False: as it was. */
+static bool place_extend(struct index *index, struct index_place *place, uint32_t n_pages) {
+    const uint32_t before = place_pages(index, place);
+    while (place_pages(index, place) < n_pages) {
+        if (!page_new(index, &place->pages[place_pages(index, place)])) {
+            place_drop(index, place, before);
             return false;
         }
-        place.n_buckets += 1u << index->page_bits;
+        place->n_buckets += 1u << index->page_bits;
     }
-    *out = place;
     return true;
 }
 
-static uint32_t next_number(const struct index_place *place, uint32_t number) {
-    return number + 1 < place->n_buckets ? number + 1 : 0;
+static uint32_t next_number(uint32_t n_buckets, uint32_t number) {
+    return number + 1 < n_buckets ? number + 1 : 0;
+}
+
+/* The buckets of a segment, its pages found. */
+struct buckets {
+    struct index_bucket *pages[INDEX_PAGES];
+    uint32_t n, page_bits;
+};
+
+static struct buckets buckets_of(const struct index *index, const struct index_place *place) {
+    struct buckets buckets = {.n = place->n_buckets, .page_bits = index->page_bits};
+    for (uint32_t i = 0; i < place_pages(index, place); i++)
+        buckets.pages[i] = slab_row(&index->pages, place->pages[i]);
+    return buckets;
+}
+
+static inline struct index_bucket *bucket_at(const struct buckets *buckets, uint32_t number) {
+    return buckets->pages[number >> buckets->page_bits] +
+           (number & ((1u << buckets->page_bits) - 1));
+}
+
+/* False when the bucket is full, which it remembers. */
+static inline bool bucket_put(struct index_bucket *bucket, uint64_t key, uint32_t row) {
+    if (bucket->count == INDEX_KEYS) {
+        bucket->passed = 1;
+        return false;
+    }
+    bucket->keys[bucket->count] = key;
+    bucket->rows[bucket->count] = row;
+    bucket->count++;
+    return true;
 }
 
 /* There must be room in the segment. */
 static void place_put(const struct index *index, const struct index_place *place, uint64_t key,
                       uint64_t hash, uint32_t row) {
     uint32_t number = index_number(place, hash);
-    struct index_bucket *bucket = index_bucket(index, place, number);
-    while (bucket->count == INDEX_KEYS) {
-        bucket->passed = 1;
-        number = next_number(place, number);
-        bucket = index_bucket(index, place, number);
-    }
-    bucket->keys[bucket->count] = key;
-    bucket->rows[bucket->count] = row;
-    bucket->count++;
+    while (!bucket_put(index_bucket(index, place, number), key, row))
+        number = next_number(place->n_buckets, number);
 }
 
-/* Put every key of `from`, a segment of index `old`, into lo, or into hi when the given bit of its
- * directory hash is set. */
-static void rehash(const struct index *old, const struct index_place *from,
-                   const struct index *index, const struct index_place *lo,
-                   const struct index_place *hi, uint32_t bit) {
-    for (uint32_t b = 0; b < from->n_buckets; b++) {
-        const struct index_bucket *const bucket = index_bucket(old, from, b);
+static inline void buckets_put(const struct buckets *buckets, uint64_t key, uint64_t hash,
+                               uint32_t row) {
+    uint32_t number = (uint32_t)(((uint64_t)(uint32_t)hash * buckets->n) >> 32);
+    while (!bucket_put(bucket_at(buckets, number), key, row))
+        number = next_number(buckets->n, number);
+}
+
+/* A segment's content on its way to other pages, or to the same ones in another order: what grows
+ * needs no second set of pages meanwhile. */
+struct content {
+    uint32_t n;
+    struct index_bucket buckets[INDEX_PAGES << PAGE_BITS_MAX];
+};
+
+static void content_take(const struct index *index, const struct index_place *place,
+                         struct content *content) {
+    content->n = place->n_buckets;
+    for (uint32_t i = 0; i < place_pages(index, place); i++)
+        memcpy(content->buckets + ((size_t)i << index->page_bits),
+               slab_row(&index->pages, place->pages[i]), page_bytes(index));
+}
+
+/* Put every key into lo, or into hi when the given bit of its directory hash is set. */
+static void content_put(const struct content *content, const struct index *index,
+                        const struct index_place *lo, const struct index_place *hi, uint32_t bit) {
+    const struct buckets halves[2] = {buckets_of(index, lo), buckets_of(index, hi)};
+    for (uint32_t b = 0; b < content->n; b++) {
+        const struct index_bucket *const bucket = &content->buckets[b];
         for (unsigned i = 0; i < bucket->count; i++) {
             const uint64_t hash = index_hash(index, bucket->keys[i]);
             const bool high = ((uint32_t)(hash >> 32) & bit) != 0;
-            place_put(index, high ? hi : lo, bucket->keys[i], hash, bucket->rows[i]);
+            buckets_put(&halves[high], bucket->keys[i], hash, bucket->rows[i]);
         }
     }
 }
 
-static uint32_t count_high(const struct index *index, const struct index_place *from,
-                           uint32_t bit) {
+static uint32_t count_high(const struct content *content, const struct index *index, uint32_t bit) {
     uint32_t n = 0;
-    for (uint32_t b = 0; b < from->n_buckets; b++) {
-        const struct index_bucket *const bucket = index_bucket(index, from, b);
+    for (uint32_t b = 0; b < content->n; b++) {
+        const struct index_bucket *const bucket = &content->buckets[b];
         for (unsigned i = 0; i < bucket->count; i++)
             n += ((uint32_t)(index_hash(index, bucket->keys[i]) >> 32) & bit) != 0;
     }
     return n;
+}
+
+static void place_clear(const struct index *index, const struct index_place *place) {
+    for (uint32_t i = 0; i < place_pages(index, place); i++)
+        memset(slab_row(&index->pages, place->pages[i]), 0, page_bytes(index));
 }
 
 /* Let all directory entries of a segment, those that agree with `entry` in `depth` bits, be
@@ -185,26 +234,30 @@ static void point(struct index *index, uint32_t entry, uint32_t depth, struct in
 }
 
 static bool segment_rebuild(struct index *index, uint32_t entry, uint32_t n_pages) {
-    const struct index_place old = index->places[entry];
-    struct index_place new;
-    if (!place_new(index, n_pages, old.segment, &new))
+    struct index_place place = index->places[entry];
+    struct content content;
+    content_take(index, &place, &content);
+    if (!place_extend(index, &place, n_pages))
         return false;
-    rehash(index, &old, index, &new, &new, 0);
-    point(index, entry, index->segments[old.segment].depth, new);
-    place_free(index, &old);
+    place_drop(index, &place, n_pages);
+    place_clear(index, &place);
+    content_put(&content, index, &place, &place, 0);
+    point(index, entry, index->segments[place.segment].depth, place);
     return true;
 }
 
 /* Only while there is one segment: its pages are as many again as half a split would have. */
 static bool pages_double(struct index *index) {
     struct index new = *index;
-    struct index_place place;
+    struct index_place place = {0};
+    struct content content;
     pages_init(&new, index->page_bits + 1);
-    if (!place_new(&new, SPLIT_START, 0, &place)) {
+    if (!place_extend(&new, &place, SPLIT_START)) {
         pages_fini(&new);
         return false;
     }
-    rehash(index, &index->places[0], &new, &place, &place, 0);
+    content_take(index, &index->places[0], &content);
+    content_put(&content, &new, &place, &place, 0);
     pages_fini(index);
     *index = new;
     point(index, 0, 0, place);
@@ -258,23 +311,22 @@ static bool segment_split(struct index *index, uint32_t entry) {
         return false;
     if (index->mask < bit && !directory_double(index))
         return false;
-    const uint32_t n_high = count_high(index, &old, bit);
+    struct content content;
+    content_take(index, &old, &content);
+    const uint32_t n_high = count_high(&content, index, bit);
     const uint32_t n_low = index->segments[old.segment].count - n_high;
-    struct index_place low, high;
-    if (!place_new(index, pages_for(index, n_low, SPLIT_START), old.segment, &low))
+    struct index_place low = old, high = {.segment = index->n_segments};
+    if (!place_extend(index, &high, pages_for(index, n_high, SPLIT_START)))
         return false;
-    if (!place_new(index, pages_for(index, n_high, SPLIT_START), index->n_segments, &high)) {
-        place_free(index, &low);
-        return false;
-    }
-    rehash(index, &old, index, &low, &high, bit);
+    place_drop(index, &low, pages_for(index, n_low, SPLIT_START));
+    place_clear(index, &low);
+    content_put(&content, index, &low, &high, bit);
     const uint32_t first = index->segments[old.segment].entry;
     index->segments[low.segment] = (struct index_segment){n_low, depth + 1, first, 0};
     index->segments[high.segment] = (struct index_segment){n_high, depth + 1, first | bit, 0};
     index->n_segments++;
     point(index, first, depth + 1, low);
     point(index, first | bit, depth + 1, high);
-    place_free(index, &old);
     return true;
 }
 
@@ -290,8 +342,8 @@ static bool segment_grow(struct index *index, uint64_t hash) {
 }
 
 static bool first_segment(struct index *index) {
-    struct index_place *const places = malloc(sizeof *places);
-    if (places == NULL || !segments_reserve(index) || !place_new(index, 1, 0, places)) {
+    struct index_place *const places = calloc(1, sizeof *places);
+    if (places == NULL || !segments_reserve(index) || !place_extend(index, places, 1)) {
         free(places);
         return false;
     }
@@ -353,7 +405,7 @@ void index_fetch_far(const struct index *index, uint64_t hash) {
     const struct index_place *const place = index_place(index, hash);
     const uint32_t home = index_number(place, hash);
     if (index_bucket(index, place, home)->passed)
-        __builtin_prefetch(index_bucket(index, place, next_number(place, home)));
+        __builtin_prefetch(index_bucket(index, place, next_number(place->n_buckets, home)));
 }
 
 static const uint32_t *find(const struct index *index, uint64_t key, uint64_t hash) {
@@ -368,7 +420,7 @@ static const uint32_t *find(const struct index *index, uint64_t key, uint64_t ha
             return &bucket->rows[__builtin_ctz(match)];
         if (!bucket->passed)
             break;
-        number = next_number(place, number);
+        number = next_number(place->n_buckets, number);
     }
     for (size_t i = 0; i < index->n_spare; i++) {
         if (index->spare[i].key == key)

@@ -292,7 +292,7 @@ static void an_index_that_lost_keys_gives_memory_back(void **state) {
     index_fini(&index);
 }
 
-static void a_segment_without_memory_to_shrink_stays_as_it_is(void **state) {
+static void a_segment_shrinks_without_memory_and_keeps_its_keys(void **state) {
     enum { KEYS = 30000 };
     struct index index;
     index_init(&index, 2);
@@ -389,7 +389,7 @@ int main(void) {
         cmocka_unit_test(a_value_can_be_changed_in_place),
         cmocka_unit_test(walks_that_remove_while_keys_come_agree_with_a_shadow_map),
         cmocka_unit_test(an_index_that_lost_keys_gives_memory_back),
-        cmocka_unit_test(a_segment_without_memory_to_shrink_stays_as_it_is),
+        cmocka_unit_test(a_segment_shrinks_without_memory_and_keeps_its_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
