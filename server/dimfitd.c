@@ -6,6 +6,7 @@
 #include "server/coordinator_host.h"
 #include "server/eviction_log.h"
 #include "server/shard_host.h"
+#include "server/stock.h"
 
 #include <cblas.h>
 #include <signal.h>
@@ -96,6 +97,9 @@ static dimfit_err start_shards(struct daemon *d, struct err_detail *detail) {
     d->shards = calloc(config->shards, sizeof *d->shards);
     if (d->shards == NULL)
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for %u shards", config->shards);
+    const dimfit_err stocked = stock_start(detail);
+    if (stocked != DIMFIT_OK)
+        return stocked;
     while (d->n_shards < config->shards) {
         const dimfit_err err = shard_host_start(&d->shard_options, &d->shards[d->n_shards], detail);
         if (err != DIMFIT_OK)
@@ -129,6 +133,7 @@ static void stop(struct daemon *d) {
         zactor_destroy(&d->shards[i]);
     free(d->shards);
     zactor_destroy(&d->eviction_log); /* after those who write to it */
+    stock_stop();
     strategies_destroy(&d->strategies);
     config_fini(&d->config);
 }

@@ -1,10 +1,12 @@
 #include "server/slab.h"
 
+#include "server/stock.h"
+
 #include <stdlib.h>
 #include <sys/mman.h>
 
 enum {
-    CHUNK_BYTES = 2 << 20, /* a huge page */
+    CHUNK_BYTES = STOCK_CHUNK,
     FIRST_ROWS = 4,
 };
 
@@ -32,10 +34,8 @@ static bool is_full_size(const struct slab *slab) {
 }
 
 static float *chunk_new(void) {
-    float *const chunk = aligned_alloc(CHUNK_BYTES, CHUNK_BYTES);
-    if (chunk != NULL)
-        (void)madvise(chunk, CHUNK_BYTES, MADV_HUGEPAGE); /* a system without them does without */
-    return chunk;
+    float *const chunk = stock_take();
+    return chunk != NULL ? chunk : stock_chunk();
 }
 
 /* Aligned, so that a row of 64 bytes is one cache line. */

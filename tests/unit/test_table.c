@@ -790,10 +790,10 @@ static void a_change_makes_room_below_the_limit_for_every_slot(void **state) {
     struct table_slot *const other = table_find(f->table, SLOT + 1);
     table_limit(f->table, 1 << 20);
     fill_up(f, 100);
-    assert_int_equal(table_reserve(other, 2000), DIMFIT_ERR_LIMIT);
+    assert_int_equal(table_reserve(other, 4000), DIMFIT_ERR_LIMIT);
     struct change *change = keep_change(f, SLOT, DIM, kept, 3);
     apply(f, change);
-    assert_int_equal(table_reserve(other, 2000), DIMFIT_OK);
+    assert_int_equal(table_reserve(other, 4000), DIMFIT_OK);
     change_destroy(&change);
     teardown(f);
 }
