@@ -50,13 +50,15 @@ static void a_truncated_slab_keeps_its_first_rows(void **state) {
     assert_int_equal(slab_reserve(&slab, ROWS), DIMFIT_OK);
     for (uint32_t i = 0; i < ROWS; i++)
         *(uint32_t *)slab_row(&slab, i) = i;
-    slab_truncate(&slab, 70000);
+    while (slab_truncate(&slab, 70000))
+        continue;
     assert_true(slab_bytes(&slab) <= 70000 * 64 + (3 << 20));
     for (uint32_t i = 0; i < 70000; i++)
         assert_int_equal(*(uint32_t *)slab_row(&slab, i), i);
     assert_int_equal(slab_reserve(&slab, ROWS), DIMFIT_OK);
     *(uint32_t *)slab_row(&slab, ROWS - 1) = 7;
-    slab_truncate(&slab, 0);
+    while (slab_truncate(&slab, 0))
+        continue;
     assert_int_equal(*(uint32_t *)slab_row(&slab, 3), 3);
     assert_true(slab_bytes(&slab) <= 3 << 20);
     slab_fini(&slab);
