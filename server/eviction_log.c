@@ -146,6 +146,8 @@ static void writer_actor(zsock_t *pipe, void *args) {
     zsock_signal(pipe, 0);
     if (started)
         run(&mine, pipe);
+    if (started)
+        zmq_unbind(mine.batches, endpoint); /* now: closing alone frees the name some time later */
     if (mine.batches != NULL)
         zmq_close(mine.batches);
     if (mine.file != NULL)
