@@ -18,11 +18,12 @@ static bool is_moving(const json_t *status) {
     return strcmp(state, "starting") == 0 || strcmp(state, "running") == 0;
 }
 
+/* One line that the next call clears; nothing when no terminal reads it. */
 static void show_progress(const json_t *status) {
     if (!isatty(STDERR_FILENO))
         return;
     fputs("\r\033[K", stderr);
-    if (is_moving(status))
+    if (status != NULL)
         view_shrink_progress(status, stderr);
 }
 
@@ -35,13 +36,13 @@ static int wait_shrink(struct ctl *ctl, json_t **status) {
         json_t *next;
         show_progress(*status);
         nanosleep(&pause, NULL);
+        show_progress(NULL);
         code = ctl_call(ctl, "shrink status", CTL_READS, NULL, &next);
         if (code == EXIT_DONE) {
             json_decref(*status);
             *status = next;
         }
     }
-    show_progress(*status);
     if (code == EXIT_UNREACHABLE)
         return ctl_fail(EXIT_MAYBE, "shrink", "`dimfitctl shrink --status` tells",
                         "shrink %.0f goes on without being watched", shrink);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -58,6 +59,7 @@ def test_rows_shown_too_seldom_go_and_come_back_on_a_push(daemon, connect, ctl):
         push(client, slot, KEYS[:300])
     done = ctl(daemon, "shrink", "--slot", "user", "--shows", 3, data=True)
     assert done["state"] == "done" and done["shrink"] == 1 and not done["dry_run"]
+    assert abs(done["day"] - time.time() // 86400) <= 1
     assert by_slot(done) == {USER: (1000, 700, 300)}
     assert (done["rows_before"], done["evicted"], done["rows_after"]) == (1000, 700, 300)
     assert rows(ctl, daemon) == {USER: 300, AD: 0, PLAIN: 1000}
