@@ -6,14 +6,17 @@
  * gather    table_pull() of random rows, beside copies of rows whose place is known
  * update    table_push() of the same rows with axis scores, beside the same without
  * insert    rows stored for the first time
- * change    table_change() from 16 to 8 floats, as a selection and through a rotation, beside
- *           memcpy() of the same bytes, whose pages are there already
- * decision  plan_make() for 10,000 slots of 64 dimensions
+ * growth    the longest and the thousandth longest push of 100 keys while a table grows from
+ * nothing to 10 M rows, chunks made ready as in the daemon: milliseconds of the thread, beside
+ * those of the clock on the wall, which has other programs in it change    table_change() from 16
+ * to 8 floats, as a selection and through a rotation, beside memcpy() of the same bytes, whose
+ * pages are there already decision  plan_make() for 10,000 slots of 64 dimensions
  *
  * Prints one line of JSON a series (bench.h).
  */
 #include "proto/change.h"
 #include "server/plan.h"
+#include "server/stock.h"
 #include "server/table.h"
 #include "tests/bench/bench.h"
 
@@ -21,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 enum {
     SLOT = 1,
@@ -179,6 +183,66 @@ static void bench_insert(struct bench *b, int rounds) {
     series_print(&series);
 }
 
+/* ---- growth ---------------------------------------------------------------------------------- */
+
+enum {
+    GROWTH_ROWS = 10000000,
+    GROWTH_BATCH = 100,
+    GROWTH_PUSHES = GROWTH_ROWS / GROWTH_BATCH,
+};
+
+static double thread_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static int by_size(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Milliseconds of each push, ascending. */
+static void grow(const struct bench *b, double *thread, double *wall) {
+    struct err_detail detail = {{0}};
+    struct table *table;
+    must(table_new(SEED, &table), &detail);
+    must(table_add_slot(table, layout_find(b->layout, SLOT)), &detail);
+    struct table_slot *const slot = table_find(table, SLOT);
+    uint64_t keys[GROWTH_BATCH];
+    for (size_t i = 0; i < GROWTH_PUSHES; i++) {
+        for (size_t k = 0; k < GROWTH_BATCH; k++)
+            keys[k] = bench_key(i * GROWTH_BATCH + k);
+        const double by_wall = bench_seconds(), by_thread = thread_seconds();
+        table_push(slot, bytes_of(keys), bytes_of(b->grads), NULL, GROWTH_BATCH, true, NULL);
+        thread[i] = 1e3 * (thread_seconds() - by_thread);
+        wall[i] = 1e3 * (bench_seconds() - by_wall);
+    }
+    table_destroy(&table);
+    qsort(thread, GROWTH_PUSHES, sizeof *thread, by_size);
+    qsort(wall, GROWTH_PUSHES, sizeof *wall, by_size);
+}
+
+static void bench_growth(const struct bench *b, int rounds) {
+    struct series longest = {"growth_stop", "ms", "the clock on the wall", 0, {0}, {0}};
+    struct series thousandth = {"growth_p999", "ms", "the clock on the wall", 0, {0}, {0}};
+    double *const thread = bench_alloc(GROWTH_PUSHES * sizeof *thread);
+    double *const wall = bench_alloc(GROWTH_PUSHES * sizeof *wall);
+    struct err_detail detail = {{0}};
+    must(stock_start(&detail), &detail);
+    for (int i = 0; i < rounds; i++) {
+        const size_t last = GROWTH_PUSHES - 1, rare = GROWTH_PUSHES - GROWTH_PUSHES / 1000;
+        grow(b, thread, wall);
+        series_add(&longest, thread[last], wall[last]);
+        series_add(&thousandth, thread[rare], wall[rare]);
+    }
+    stock_stop();
+    free(thread);
+    free(wall);
+    series_print(&longest);
+    series_print(&thousandth);
+}
+
 /* ---- layout change --------------------------------------------------------------------------- */
 
 /* Half of the coordinates: the even ones, or those of a reflection I - 2 u u^T. */
@@ -326,6 +390,8 @@ int main(int argc, char **argv) {
         bench_update(&b, rounds);
     if (bench_wanted("insert", names, n_names))
         bench_insert(&b, rounds);
+    if (bench_wanted("growth", names, n_names))
+        bench_growth(&b, rounds);
     if (bench_wanted("change", names, n_names))
         bench_change(&b, rounds);
     if (bench_wanted("decision", names, n_names))
