@@ -59,6 +59,12 @@ static inline float load_f32(const void *p) {
     return v;
 }
 
+/* Begin to load a cache line, as far as the second level: a core can wait for twice as many lines
+ * there as in the first, and batches of random rows are bound by how many it waits for. */
+static inline void base_prefetch(const void *p) {
+    __builtin_prefetch(p, 0, 2);
+}
+
 /* *out = a * b; false when it does not fit a size_t. */
 static inline MUST_CHECK bool size_mul(size_t a, size_t b, size_t *out) {
     return !__builtin_mul_overflow(a, b, out);

@@ -2,7 +2,9 @@
 
 #include "server/log.h"
 
+#define XXH_INLINE_ALL
 #include <stdlib.h>
+#include <xxhash.h>
 
 #define STATE_MAGIC 0x3174536d69646400ull /* "\0ddimSt1" */
 

@@ -25,6 +25,8 @@ struct index_spare {
     uint32_t row;
 };
 
+const struct index_bucket index_nothing;
+
 static void pages_init(struct index *index, uint32_t page_bits) {
     slab_init(&index->pages, (sizeof(struct index_bucket) / sizeof(float)) << page_bits);
     index->page_bits = page_bits;
@@ -397,15 +399,6 @@ dimfit_err index_reserve(struct index *index, size_t n) {
         index->cap_spare = n;
     }
     return DIMFIT_OK;
-}
-
-void index_fetch_far(const struct index *index, uint64_t hash) {
-    if (index->n_segments == 0)
-        return;
-    const struct index_place *const place = index_place(index, hash);
-    const uint32_t home = index_number(place, hash);
-    if (index_bucket(index, place, home)->passed)
-        __builtin_prefetch(index_bucket(index, place, next_number(place->n_buckets, home)));
 }
 
 static const uint32_t *find(const struct index *index, uint64_t key, uint64_t hash) {

@@ -22,9 +22,14 @@
 #include "proto/key_hash.h"
 #include "server/slab.h"
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 enum {
-    INDEX_KEYS = 5,  /* a bucket */
-    INDEX_PAGES = 8, /* a segment */
+    INDEX_KEYS = 5,                      /* a bucket */
+    INDEX_PAGES = 8,                     /* a segment */
+    INDEX_CHUNK = SLAB_CHUNK_BYTES / 64, /* buckets */
 };
 #define INDEX_PENDING 0x80000000u
 #define INDEX_NONE    UINT32_MAX
@@ -107,8 +112,8 @@ bool index_compact(struct index *index, uint32_t *segment);
 /* What is allocated. */
 uint64_t index_bytes(const struct index *index);
 
-/* Begin to load the bucket where the search for a key goes on that is not at home. */
-void index_fetch_far(const struct index *index, uint64_t hash);
+/* A bucket without keys: the home of all in an empty index. */
+extern const struct index_bucket index_nothing;
 
 static inline uint64_t index_hash(const struct index *index, uint64_t key) {
     return key_hash(index->slot, key);
@@ -124,38 +129,52 @@ static inline uint32_t index_number(const struct index_place *place, uint64_t ha
     return (uint32_t)(((uint64_t)(uint32_t)hash * place->n_buckets) >> 32);
 }
 
+/* slab_row() of the page without a division: a chunk has a power of two of buckets. */
 static inline struct index_bucket *index_bucket(const struct index *index,
                                                 const struct index_place *place, uint32_t number) {
     const uint32_t page = place->pages[number >> index->page_bits];
-    struct index_bucket *const buckets = slab_row(&index->pages, page);
-    return buckets + (number & ((1u << index->page_bits) - 1));
+    const uint32_t i = (page << index->page_bits) + (number & ((1u << index->page_bits) - 1));
+    return (struct index_bucket *)index->pages.chunks[i / INDEX_CHUNK] + i % INDEX_CHUNK;
 }
 
-/* The bucket of a key, its load begun. Valid until the next index_put(). NULL in an empty index. */
+/* The bucket of a key, its load begun. Valid until the next index_put(). */
 static inline const struct index_bucket *index_fetch(const struct index *index, uint64_t hash) {
     if (index->n_segments == 0)
-        return NULL;
+        return &index_nothing;
     const struct index_place *const place = index_place(index, hash);
     const struct index_bucket *const home = index_bucket(index, place, index_number(place, hash));
-    __builtin_prefetch(home);
+    base_prefetch(home);
     return home;
 }
 
 /* Bit i is set when key i of the bucket is the key. Without branches: the position is a coin toss.
  */
 static inline unsigned index_match(const struct index_bucket *bucket, uint64_t key) {
+#ifdef __AVX512F__
+    const unsigned match = _mm512_cmpeq_epi64_mask(_mm512_load_si512(bucket),
+                                                   _mm512_set1_epi64((long long)key));
+#else
     const unsigned match = (unsigned)(bucket->keys[0] == key) |
                            (unsigned)(bucket->keys[1] == key) << 1 |
                            (unsigned)(bucket->keys[2] == key) << 2 |
                            (unsigned)(bucket->keys[3] == key) << 3 |
                            (unsigned)(bucket->keys[4] == key) << 4;
+#endif
     return match & ((1u << bucket->count) - 1);
 }
 
-/* The row of a key if it stands in its home bucket (index_fetch()), else INDEX_NONE. */
+/* The row of a key if it stands in its home bucket (index_fetch()), else INDEX_NONE. No
+ * branches here either. */
 static inline uint32_t index_find_home(const struct index_bucket *home, uint64_t key) {
-    const unsigned match = home != NULL ? index_match(home, key) : 0;
-    return match != 0 ? home->rows[__builtin_ctz(match)] : INDEX_NONE;
+    const unsigned match = index_match(home, key);
+    const uint32_t none = match == 0 ? INDEX_NONE : 0;
+    return home->rows[__builtin_ctz(match | 1u << (INDEX_KEYS - 1))] | none;
+}
+
+/* Begin to load the bucket where the search goes on, if it does, for a key that is not at home. At
+ * the end of a page that is another one: then it is loaded when it is needed. */
+static inline void index_fetch_far(const struct index_bucket *home) {
+    base_prefetch(home + home->passed);
 }
 
 /* The row of a key, INDEX_NONE when it is not there. hash is index_hash(). */

@@ -1,7 +1,9 @@
 #include "server/init.h"
 
 #include "proto/kernel.h"
-#include "proto/key_hash.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 /* Loops over lanes are to become vectors; a product and a sum must not become one instruction,
  * which rounds once where others round twice, so that every machine draws the same bits. */

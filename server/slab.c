@@ -10,7 +10,7 @@ enum {
     FIRST_ROWS = 4,
 };
 
-/* All rows of a slab without width are here. */
+/* All rows of a slab without width are here; row 0 of an empty one seems to be. */
 static float nothing[1];
 static float *nowhere[1] = {nothing};
 
@@ -22,7 +22,7 @@ void slab_init(struct slab *slab, size_t stride) {
     base_assert(stride * sizeof(float) <= CHUNK_BYTES / 2);
     const uint32_t rows = full_rows(stride);
     *slab = (struct slab){
-        .chunks = stride == 0 ? nowhere : NULL,
+        .chunks = nowhere,
         .reciprocal = UINT64_MAX / rows + 1,
         .stride = (uint32_t)stride,
         .chunk_rows = rows,
@@ -60,7 +60,8 @@ void slab_fini(struct slab *slab) {
             else
                 free(slab->chunks[i]);
         }
-        free(slab->chunks);
+        if (slab->cap_chunks > 0)
+            free(slab->chunks);
     }
     slab_init(slab, slab->stride);
 }
@@ -76,7 +77,8 @@ static dimfit_err chunks_reserve(struct slab *slab, uint32_t n) {
     if (n <= slab->cap_chunks)
         return DIMFIT_OK;
     const uint32_t cap = cap_for(slab->cap_chunks, n);
-    float **const chunks = realloc(slab->chunks, cap * sizeof *chunks);
+    float **const chunks = realloc(slab->cap_chunks > 0 ? slab->chunks : NULL,
+                                   cap * sizeof *chunks);
     if (chunks == NULL)
         return DIMFIT_ERR_NOMEM;
     slab->chunks = chunks;

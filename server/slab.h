@@ -12,6 +12,8 @@
 
 #include "proto/base.h"
 
+enum { SLAB_CHUNK_BYTES = 2 << 20 }; /* a huge page */
+
 struct slab {
     float **chunks;
     uint64_t reciprocal; /* of chunk_rows: a row's chunk without a division */
@@ -69,7 +71,8 @@ static inline uint32_t slab_run(const struct slab *slab, uint32_t row) {
     return slab->chunk_rows - row % slab->chunk_rows;
 }
 
-/* Exact for any 32-bit row: Lemire, Kaser & Kurz 2019, "Faster remainder by direct computation". */
+/* Row 0 has an address, to prefetch, even in an empty slab. Exact for any 32-bit row: Lemire, Kaser
+ * & Kurz 2019, "Faster remainder by direct computation". */
 static inline void *slab_row(const struct slab *slab, uint32_t row) {
     const uint32_t chunk = (uint32_t)(((unsigned __int128)slab->reciprocal * row) >> 64);
     return slab->chunks[chunk] + (size_t)(row - chunk * slab->chunk_rows) * slab->stride;
@@ -77,10 +80,12 @@ static inline void *slab_row(const struct slab *slab, uint32_t row) {
 
 /* Start loading a row, given its place. */
 static inline void slab_prefetch(const struct slab *slab, const void *row) {
-    for (size_t i = 0; i < slab->stride * sizeof(float); i += 64) {
-        __builtin_prefetch((const char *)row + i);
+    size_t i = 0;
+    do {
+        base_prefetch((const char *)row + i);
         __asm__ volatile(""); /* GCC drops a loop of nothing but prefetches */
-    }
+        i += 64;
+    } while (i < slab->stride * sizeof(float));
 }
 
 #endif

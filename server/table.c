@@ -1,4 +1,5 @@
 #include "proto/finite.h"
+#include "proto/kernel.h"
 #include "server/init.h"
 #include "server/optim.h"
 #include "server/table_slot.h"
@@ -7,8 +8,9 @@
 #include <stdlib.h>
 
 enum {
-    AHEAD = 16,           /* keys between two stages of a walk */
-    RING = 64,            /* > 3 AHEAD */
+    BLOCK = 32, /* keys that a stage of a walk takes at a time */
+    STAGES = 4,
+    SINKS = 2 * BLOCK,    /* of one block while the next has some too */
     PUSH_ROWS = 8,        /* rows that the kernels take at a time */
     MOMENT_ROWS = 256,    /* rows a product of C takes, */
     MOMENT_VALUES = 4096, /* and values: two buffers of 32 KiB on the stack */
@@ -140,116 +142,148 @@ dimfit_err table_add_slot(struct table *table, const struct layout_slot *spec) {
 #define INLINE static inline __attribute__((always_inline))
 
 /*
- * The keys of one call, in order, each through four stages, AHEAD keys apart: its home bucket is
- * fetched; it is looked for there; if it was not there, it is looked for on and stored if need be;
- * its row is used. What each stage needs the one before has begun to load. Key by key and not block
- * by block, which bunches the loads and costs a third of the speed. Room for new rows is made
- * beforehand, so that rows keep their place meanwhile.
+ * The keys of one call, a block at a time, each block through four stages, one block apart: the
+ * home buckets are fetched; the keys are looked for there; those that were not there are looked for
+ * on, and stored if need be; the rows are used. What each stage needs the one before has begun to
+ * load. Room for new rows is made beforehand, so that rows keep their place meanwhile.
+ *
+ * A stage is a loop without branches that depend on the keys: a mispredicted one costs as much as a
+ * row.
  */
+struct walk_block {
+    size_t first, n; /* its keys */
+    size_t n_far;    /* of them, not found at home */
+    uint64_t hashes[BLOCK];
+    const struct index_bucket *homes[BLOCK];
+    float *values[BLOCK];   /* NULL: not stored; in a walk that stores rows, of a sink then */
+    uint32_t *sides[BLOCK]; /* in a walk that stores rows */
+    uint8_t far[BLOCK];     /* [n_far] places in the block */
+};
+
 struct walk {
     const struct table_slot *slot;
     struct table_slot *grow; /* takes the keys that are not there; NULL: they are not stored */
     const struct table_counts *counts; /* with grow: what admits them */
     const uint8_t *keys;
-    size_t n, fetched, found, settled, used;
-    size_t moved; /* buckets of keys before this one may have moved since they were fetched */
-    struct walk_step {
-        uint64_t hash;
-        const struct index_bucket *home;
-        float *values;   /* NULL: not stored; in a walk that stores rows, of a sink then */
-        uint32_t *sides; /* in a walk that stores rows */
-    } ring[RING];
+    size_t n, fetched; /* keys */
+    size_t step;       /* blocks used */
+    bool moved;        /* may buckets have, since those of the last block were fetched? */
+    struct walk_block blocks[STAGES];
 };
 
 INLINE uint64_t walk_key(const struct walk *walk, size_t i) {
     return load_u64(walk->keys + i * sizeof(uint64_t));
 }
 
-INLINE void fetch_home(struct walk *walk) {
-    const size_t i = walk->fetched++;
-    struct walk_step *const step = &walk->ring[i % RING];
-    step->hash = index_hash(&walk->slot->index, walk_key(walk, i));
-    step->home = index_fetch(&walk->slot->index, step->hash);
+/* What a loop needs is copied to its locals: for all the compiler knows, what it writes may be what
+ * it reads. */
+INLINE void fetch_homes(struct walk *walk, struct walk_block *block) {
+    const struct index index = walk->slot->index;
+    const size_t first = walk->fetched, left = walk->n - first, n = left < BLOCK ? left : BLOCK;
+    const uint8_t *const keys = walk->keys + first * sizeof(uint64_t);
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t hash = index_hash(&index, load_u64(keys + i * sizeof(uint64_t)));
+        block->hashes[i] = hash;
+        block->homes[i] = index_fetch(&index, hash);
+    }
+    block->first = first;
+    block->n = n;
+    walk->fetched += n;
+    walk->moved = false;
 }
 
-INLINE void fetch_row(const struct walk *walk, struct walk_step *step, uint32_t row) {
-    step->values = slot_values(walk->slot, row);
-    slab_prefetch(&walk->slot->values, step->values);
+INLINE void find_rows(const struct walk *walk, struct walk_block *block) {
+    const struct index *const index = &walk->slot->index;
+    const struct slab values = walk->slot->values, sides = walk->slot->sides;
+    const uint8_t *const keys = walk->keys + block->first * sizeof(uint64_t);
+    const bool with_sides = walk->grow != NULL;
+    const size_t n = block->n;
+    size_t n_far = 0;
+    for (size_t i = 0; walk->moved && i < n; i++)
+        block->homes[i] = index_fetch(index, block->hashes[i]);
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t key = load_u64(keys + i * sizeof(uint64_t));
+        const uint32_t found = index_find_home(block->homes[i], key);
+        const uint32_t is_far = found / INDEX_PENDING, row = found & (is_far - 1);
+        block->far[n_far] = (uint8_t)i;
+        n_far += is_far;
+        block->values[i] = slab_row(&values, row);
+        slab_prefetch(&values, block->values[i]);
+        if (with_sides) {
+            block->sides[i] = slab_row(&sides, row);
+            slab_prefetch(&sides, block->sides[i]);
+        }
+    }
+    block->n_far = n_far;
+    for (size_t j = 0; j < n_far; j++) {
+        block->values[block->far[j]] = NULL;
+        index_fetch_far(block->homes[block->far[j]]);
+    }
+}
+
+static void fetch_row(const struct walk *walk, struct walk_block *block, size_t i, uint32_t row) {
+    block->values[i] = slot_values(walk->slot, row);
+    slab_prefetch(&walk->slot->values, block->values[i]);
     if (walk->grow == NULL)
         return;
-    step->sides = slot_side(walk->slot, row);
-    slab_prefetch(&walk->slot->sides, step->sides);
+    block->sides[i] = slot_side(walk->slot, row);
+    slab_prefetch(&walk->slot->sides, block->sides[i]);
 }
 
-INLINE void find_row(struct walk *walk) {
-    const struct index *const index = &walk->slot->index;
-    const size_t i = walk->found++;
-    struct walk_step *const step = &walk->ring[i % RING];
-    const struct index_bucket *const home = i < walk->moved ? index_fetch(index, step->hash)
-                                                            : step->home;
-    const uint32_t row = index_find_home(home, walk_key(walk, i));
-    step->values = NULL;
-    if (row < INDEX_PENDING)
-        fetch_row(walk, step, row);
-    else
-        index_fetch_far(index, step->hash);
-}
-
-/* A gradient that is not applied finds an initial row all the same; each step has one of its own.
- */
-static void use_sink(const struct walk *walk, struct walk_step *step, size_t i) {
+/* A gradient that is not applied finds an initial row all the same; each key of a block has one of
+ * its own. */
+static void use_sink(const struct walk *walk, struct walk_block *block, size_t i) {
     const struct table_slot *const slot = walk->grow;
-    step->values = slab_row(&slot->sink_values, i % RING);
-    step->sides = slab_row(&slot->sink_sides, i % RING);
-    init_row(&slot->spec, slot->seed, walk_key(walk, i), step->values);
-    memset(step->sides, 0, slot->sink_sides.stride * sizeof(float));
+    const uint32_t row = (uint32_t)((block->first + i) % SINKS);
+    block->values[i] = slab_row(&slot->sink_values, row);
+    block->sides[i] = slab_row(&slot->sink_sides, row);
+    init_row(&slot->spec, slot->seed, walk_key(walk, block->first + i), block->values[i]);
+    memset(block->sides[i], 0, slot->sink_sides.stride * sizeof(float));
 }
 
-static void find_far(struct walk *walk, size_t i) {
-    struct walk_step *const step = &walk->ring[i % RING];
-    const uint64_t key = walk_key(walk, i);
-    uint32_t row = index_find(&walk->slot->index, key, step->hash);
-    if (row >= INDEX_PENDING && walk->grow != NULL) {
-        row = row_admit(walk->grow, key, step->hash, row, walk->counts, i);
-        walk->moved = walk->fetched;
+static void find_far(struct walk *walk, struct walk_block *block) {
+    for (size_t j = 0; j < block->n_far; j++) {
+        const size_t i = block->far[j];
+        const uint64_t key = walk_key(walk, block->first + i);
+        uint32_t row = index_find(&walk->slot->index, key, block->hashes[i]);
+        if (row >= INDEX_PENDING && walk->grow != NULL) {
+            row = row_admit(walk->grow, key, block->hashes[i], row, walk->counts, block->first + i);
+            walk->moved = true;
+        }
+        if (row < INDEX_PENDING)
+            fetch_row(walk, block, i, row);
+        else if (walk->grow != NULL)
+            use_sink(walk, block, i);
     }
-    if (row < INDEX_PENDING)
-        fetch_row(walk, step, row);
-    else if (walk->grow != NULL)
-        use_sink(walk, step, i);
 }
 
-INLINE void settle_row(struct walk *walk) {
-    const size_t i = walk->settled++;
-    if (walk->ring[i % RING].values == NULL)
-        find_far(walk, i);
+INLINE void walk_step(struct walk *walk) {
+    const size_t at = walk->step++;
+    find_rows(walk, &walk->blocks[(at + 2) % STAGES]);
+    fetch_homes(walk, &walk->blocks[(at + 3) % STAGES]);
+    find_far(walk, &walk->blocks[(at + 1) % STAGES]);
 }
 
-static void walk_init(struct walk *walk, const struct table_slot *slot, struct table_slot *grow,
+INLINE void walk_init(struct walk *walk, const struct table_slot *slot, struct table_slot *grow,
                       const struct table_counts *counts, const uint8_t *keys, size_t n) {
     walk->slot = slot;
     walk->grow = grow;
     walk->counts = counts;
     walk->keys = keys;
     walk->n = n;
-    walk->fetched = walk->found = walk->settled = walk->used = walk->moved = 0;
-    while (walk->fetched < n && walk->fetched < 3 * AHEAD)
-        fetch_home(walk);
-    while (walk->found < n && walk->found < 2 * AHEAD)
-        find_row(walk);
-    while (walk->settled < n && walk->settled < AHEAD)
-        settle_row(walk);
+    walk->fetched = walk->step = 0;
+    for (size_t i = 0; i < STAGES; i++)
+        walk->blocks[i].first = walk->blocks[i].n = walk->blocks[i].n_far = 0;
+    fetch_homes(walk, &walk->blocks[2]);
+    walk_step(walk);
+    walk_step(walk);
 }
 
-/* The next key's row. One call a key. */
-INLINE const struct walk_step *walk_next(struct walk *walk) {
-    if (walk->fetched < walk->n)
-        fetch_home(walk);
-    if (walk->found < walk->n)
-        find_row(walk);
-    if (walk->settled < walk->n)
-        settle_row(walk);
-    return &walk->ring[walk->used++ % RING];
+/* The next block of rows, NULL at the end. Valid until the next call. */
+INLINE const struct walk_block *walk_next(struct walk *walk) {
+    walk_step(walk);
+    const struct walk_block *const block = &walk->blocks[(walk->step - 1) % STAGES];
+    return block->n > 0 ? block : NULL;
 }
 
 /* Rows are short: a call of memcpy() costs as much as the copy. */
@@ -262,20 +296,34 @@ INLINE void row_copy(float *to, const float *from, size_t w) {
         *to++ = *from++;
 }
 
-void table_pull(const struct table_slot *slot, const uint8_t *keys, size_t n, float *values) {
-    CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
-    const size_t w = slot->spec.width;
-    if (w == 0)
-        return;
+INLINE void pull_rows(const struct table_slot *slot, const uint8_t *keys, size_t n, size_t w,
+                      float *values) {
+    const struct walk_block *block;
     struct walk walk;
     walk_init(&walk, slot, NULL, NULL, keys, n);
-    for (size_t i = 0; i < n; i++, values += w) {
-        const struct walk_step *const step = walk_next(&walk);
-        if (step->values != NULL)
-            row_copy(values, step->values, w);
-        else
-            init_row(&slot->spec, slot->seed, walk_key(&walk, i), values);
+    while ((block = walk_next(&walk)) != NULL) {
+        for (size_t i = 0; i < block->n; i++, values += w) {
+            if (block->values[i] != NULL)
+                row_copy(values, block->values[i], w);
+            else
+                init_row(&slot->spec, slot->seed, walk_key(&walk, block->first + i), values);
+        }
     }
+}
+
+/* Once more for the usual width, whose copy is then two moves. */
+KERNEL_KEYS static void pull(const struct table_slot *slot, const uint8_t *keys, size_t n,
+                             float *values) {
+    if (slot->spec.width == 16)
+        pull_rows(slot, keys, n, 16, values);
+    else
+        pull_rows(slot, keys, n, slot->spec.width, values);
+}
+
+void table_pull(const struct table_slot *slot, const uint8_t *keys, size_t n, float *values) {
+    CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
+    if (slot->spec.width > 0)
+        pull(slot, keys, n, values);
 }
 
 dimfit_err table_check_grads(const struct table_slot *slot, const uint8_t *keys,
@@ -298,7 +346,7 @@ dimfit_err table_check_grads(const struct table_slot *slot, const uint8_t *keys,
 dimfit_err table_reserve(struct table_slot *slot, size_t n) {
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
     const uint64_t rows = slot->rows + (uint64_t)(n > slot->n_free ? n - slot->n_free : 0);
-    const uint64_t sinks = slot->spec.retention.admit > 1 ? RING : 0;
+    const uint64_t sinks = slot->spec.retention.admit > 1 ? SINKS : 0;
     if (slot_over_limit(slot, n))
         return DIMFIT_ERR_LIMIT;
     dimfit_err err = n < INDEX_PENDING && rows <= INDEX_PENDING ? slab_reserve(&slot->values, rows)
@@ -389,28 +437,31 @@ static void score_rows(const struct push *push, float *const *values, const uint
         moments_add(push->moments, values[i], grads + i * w * sizeof(float));
 }
 
-static void push_train(const struct push *push) {
-    struct table_slot *const slot = push->slot;
-    const size_t row_bytes = slot->spec.width * sizeof(float);
+/* The block's rows from the i-th on. */
+static void push_rows(const struct push *push, const struct walk_block *block, size_t i, size_t n) {
+    const struct table_slot *const slot = push->slot;
+    const size_t at = block->first + i, w = slot->spec.width;
+    const uint8_t *const grads = push->grads + at * w * sizeof(float);
     const uint32_t cells = counters_cells(&slot->spec.retention);
-    float *values[PUSH_ROWS], *states[PUSH_ROWS];
-    uint32_t *sides[PUSH_ROWS];
+    float *states[PUSH_ROWS];
+    for (size_t j = 0; j < n; j++)
+        states[j] = (float *)block->sides[i + j] + cells;
+    counters_add(&slot->spec.retention, block->sides + i, push->counts, at, n);
+    if (push->sums != NULL)
+        score_rows(push, block->values + i, grads, n);
+    optim_step(&slot->spec.optimizer, block->values + i, states, (const float *)(const void *)grads,
+               n, w);
+}
+
+KERNEL_KEYS static void push_train(const struct push *push) {
+    const struct walk_block *block;
     struct walk walk;
-    walk_init(&walk, slot, slot, push->counts, push->keys, push->n);
-    for (size_t done = 0, n; done < push->n; done += n) {
-        const uint8_t *const grads = push->grads + done * row_bytes;
-        n = push->n - done < PUSH_ROWS ? push->n - done : PUSH_ROWS;
-        for (size_t i = 0; i < n; i++) {
-            const struct walk_step *const step = walk_next(&walk);
-            values[i] = step->values;
-            sides[i] = step->sides;
-            states[i] = (float *)step->sides + cells;
+    walk_init(&walk, push->slot, push->slot, push->counts, push->keys, push->n);
+    while ((block = walk_next(&walk)) != NULL) {
+        for (size_t i = 0, n; i < block->n; i += n) {
+            n = block->n - i < PUSH_ROWS ? block->n - i : PUSH_ROWS;
+            push_rows(push, block, i, n);
         }
-        counters_add(&slot->spec.retention, sides, push->counts, done, n);
-        if (push->sums != NULL)
-            score_rows(push, values, grads, n);
-        optim_step(&slot->spec.optimizer, values, states, (const float *)(const void *)grads, n,
-                   slot->spec.width);
     }
 }
 
@@ -418,14 +469,18 @@ static void push_score(const struct push *push) {
     const struct table_slot *const slot = push->slot;
     const size_t row_bytes = slot->spec.width * sizeof(float);
     float unknown[LAYOUT_DIM_MAX], *const missing = unknown;
+    const struct walk_block *block;
     struct walk walk;
     walk_init(&walk, slot, NULL, NULL, push->keys, push->n);
-    for (size_t i = 0; i < push->n; i++) {
-        const struct walk_step *const step = walk_next(&walk);
-        const bool stored = step->values != NULL;
-        if (!stored)
-            init_row(&slot->spec, slot->seed, walk_key(&walk, i), unknown);
-        score_rows(push, stored ? &step->values : &missing, push->grads + i * row_bytes, 1);
+    while ((block = walk_next(&walk)) != NULL) {
+        for (size_t i = 0; i < block->n; i++) {
+            const size_t at = block->first + i;
+            const bool stored = block->values[i] != NULL;
+            if (!stored)
+                init_row(&slot->spec, slot->seed, walk_key(&walk, at), unknown);
+            score_rows(push, stored ? &block->values[i] : &missing, push->grads + at * row_bytes,
+                       1);
+        }
     }
 }
 

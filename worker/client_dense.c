@@ -1,7 +1,9 @@
 #include "worker/client_call.h"
 
+#define XXH_INLINE_ALL
 #include <math.h>
 #include <stdlib.h>
+#include <xxhash.h>
 
 enum { NAME_MAX_BYTES = 100 };
 

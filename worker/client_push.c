@@ -1,8 +1,10 @@
 #include "proto/finite.h"
 #include "worker/client_call.h"
 
+#define XXH_INLINE_ALL
 #include <stdlib.h>
 #include <time.h>
+#include <xxhash.h>
 
 enum { DAY_SECONDS = 86400 };
 

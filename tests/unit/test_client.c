@@ -10,6 +10,8 @@
 #include <time.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #include <cmocka.h>
 
