@@ -1,12 +1,10 @@
 #include "server/slab.h"
 
-#include "server/stock.h"
-
 #include <stdlib.h>
 #include <sys/mman.h>
 
 enum {
-    CHUNK_BYTES = STOCK_CHUNK,
+    CHUNK_BYTES = SLAB_CHUNK_BYTES,
     FIRST_ROWS = 4,
 };
 

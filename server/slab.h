@@ -11,8 +11,9 @@
 #define SERVER_SLAB_H
 
 #include "proto/base.h"
+#include "server/stock.h"
 
-enum { SLAB_CHUNK_BYTES = 2 << 20 }; /* a huge page */
+enum { SLAB_CHUNK_BYTES = STOCK_CHUNK };
 
 struct slab {
     float **chunks;

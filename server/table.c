@@ -365,13 +365,16 @@ dimfit_err table_reserve(struct table_slot *slot, size_t n) {
 size_t table_missing(const struct table_slot *slot, const uint8_t *keys, size_t n, bool *missing) {
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
     size_t count = 0;
+    const struct walk_block *block;
     struct walk walk;
     walk_init(&walk, slot, NULL, NULL, keys, n);
-    for (size_t i = 0; i < n; i++) {
-        const bool absent = walk_next(&walk)->values == NULL;
-        count += absent;
-        if (missing != NULL)
-            missing[i] = absent;
+    while ((block = walk_next(&walk)) != NULL) {
+        for (size_t i = 0; i < block->n; i++) {
+            const bool absent = block->values[i] == NULL;
+            count += absent;
+            if (missing != NULL)
+                missing[block->first + i] = absent;
+        }
     }
     return count;
 }
