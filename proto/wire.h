@@ -23,7 +23,8 @@ enum {
 #define WIRE_KIND_MAP(X)                                                                           \
     /* worker -> shard */                                                                          \
     X(1, PULL) /* body: sections of keys; mode: PULL_*; reply: f32 values, section by section */   \
-    X(2, PUSH) /* body: sections of keys, gradients, lookups; mode: PUSH_*; recorded */            \
+    X(2, PUSH) /* body: sections of keys, gradients, lookups, clicks; mode: PUSH_*; day;           \
+                  recorded */                                                                      \
     X(3, DENSE_RESET) /* name, tag; body: struct optimizer + f32; reply mode 1 created, 0 there */ \
     X(4, DENSE_PULL)  /* name, tag; reply: f32 */                                                  \
     X(5, DENSE_PUSH)  /* name, tag; body: f32 gradient; recorded */                                \

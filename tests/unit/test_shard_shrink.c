@@ -283,6 +283,24 @@ static void a_repeated_number_starts_nothing(void **state) {
     teardown(f);
 }
 
+static void another_shrink_takes_the_place_of_one_under_way(void **state) {
+    struct fixture *const f = setup();
+    for (int i = 0; i < 20; i++)
+        random_push(f, 100);
+    assert_int_equal(shrink(f, 1, SLOT, 200, 0), DIMFIT_OK);
+    assert_true(shard_work(f->shard));
+    const uint64_t gone = f->evicted;
+    assert_true(gone > 0);
+    assert_int_equal(shrink(f, 2, SLOT, 101, 0), DIMFIT_OK); /* nothing is that old */
+    work(f);
+    assert_int_equal(f->evicted, gone);
+    const struct shrink_figures figures = figures_of(f).shrink;
+    assert_int_equal(figures.number, 2);
+    assert_int_equal(figures.rows_evicted, 0);
+    check(f);
+    teardown(f);
+}
+
 static void a_dry_run_says_what_would_go(void **state) {
     struct fixture *const f = setup();
     fill(f, SLOT);
@@ -335,6 +353,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_between_slices_agree_with_a_model),
         cmocka_unit_test(a_repeated_number_starts_nothing),
+        cmocka_unit_test(another_shrink_takes_the_place_of_one_under_way),
         cmocka_unit_test(a_dry_run_says_what_would_go),
         cmocka_unit_test(a_shrink_that_makes_no_sense_is_refused),
         cmocka_unit_test(clicks_are_for_slots_that_count_them),

@@ -505,6 +505,26 @@ static void a_layout_change_amid_an_expiry_keeps_rows_and_free_ones(void **state
     }
 }
 
+static void a_change_that_would_count_otherwise_is_refused(void **state) {
+    struct fixture f = setup(OPTIMIZER_SGD, (struct retention){.clicks = true});
+    struct change *change = NULL;
+    struct layout *next = NULL;
+    struct err_detail detail;
+    fill(&f, 10);
+    assert_int_equal(change_new(f.layout->epoch, f.layout->epoch + 1, 1, &change), DIMFIT_OK);
+    assert_int_equal(change_slot_alloc(&change->slots[0], SLOT, DIM, 1, false), DIMFIT_OK);
+    change->slots[0].keep[0] = 0;
+    assert_int_equal(change_apply(change, f.layout, &next, NULL), DIMFIT_OK);
+    next->slots[0].retention.clicks = false;
+    assert_int_equal(table_change(f.table, change, next, &detail), DIMFIT_ERR_INVALID);
+    assert_non_null(strstr(detail.text, "slot 7 would have another clicks"));
+    assert_int_equal(table_slot_width(f.slot), DIM);
+    assert_counters(&f, 3, 1, 1, 0);
+    change_destroy(&change);
+    layout_destroy(&next);
+    teardown(&f);
+}
+
 /* ---- everything at once ---------------------------------------------------------------------- */
 
 enum { MODEL_KEYS = 20000 };
@@ -676,6 +696,7 @@ int main(void) {
         cmocka_unit_test(an_evicted_feasign_starts_anew),
         cmocka_unit_test(moments_are_of_stored_rows_alone),
         cmocka_unit_test(a_layout_change_amid_an_expiry_keeps_rows_and_free_ones),
+        cmocka_unit_test(a_change_that_would_count_otherwise_is_refused),
         cmocka_unit_test(random_days_of_pushes_and_shrinks_agree_with_a_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
