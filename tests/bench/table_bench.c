@@ -4,6 +4,7 @@
  *     dimfit-bench-table STRATEGIES-FOLDER ROUNDS [NAME...]
  *
  * gather    table_pull() of random rows, beside copies of rows whose place is known
+ * gather_16m   the same of 16 times as many rows, 2.6 GB of them
  * update    table_push() of the same rows with axis scores, beside the same without
  * insert    rows stored for the first time
  * growth    the longest and the thousandth longest push of 100 keys while a table grows from
@@ -32,12 +33,14 @@ enum {
     AHEAD = 32,   /* of the bare gather: more than that gains nothing */
     NARROW = BENCH_WIDTH / 2,
     SEED = 1,
+    MANY = 16, /* times BENCH_ROWS */
 };
 
 struct bench {
     struct layout *layout;
     struct table *table;
     struct table_slot *slot;
+    uint64_t n_rows;
     uint32_t *rows; /* [BATCHES][BENCH_BATCH] row numbers, */
     uint64_t *keys; /* and their feasigns */
     float *values, *grads;
@@ -59,7 +62,7 @@ static void table_fill(struct bench *b) {
     must(table_add_slot(b->table, layout_find(b->layout, SLOT)), &detail);
     b->slot = table_find(b->table, SLOT);
     uint64_t *const keys = bench_alloc(BENCH_BATCH * sizeof *keys);
-    for (uint64_t first = 0; first < BENCH_ROWS; first += BENCH_BATCH) {
+    for (uint64_t first = 0; first < b->n_rows; first += BENCH_BATCH) {
         for (uint64_t i = 0; i < BENCH_BATCH; i++)
             keys[i] = bench_key(first + i);
         table_push(b->slot, bytes_of(keys), bytes_of(b->grads), NULL, BENCH_BATCH, true, NULL);
@@ -67,7 +70,7 @@ static void table_fill(struct bench *b) {
     free(keys);
 }
 
-static void set_up(struct bench *b) {
+static void set_up(struct bench *b, uint64_t n_rows, enum init_kind init) {
     struct err_detail detail = {{0}};
     const struct layout_slot spec = {
         .id = SLOT,
@@ -76,9 +79,10 @@ static void set_up(struct bench *b) {
         .search = true,
         .name = "bench",
         .optimizer = {OPTIMIZER_ROWWISE_ADAGRAD, 0.05f, 1e-8f, 0, 0},
-        .init = INIT_NORMAL,
+        .init = init,
         .init_scale = 0.01f,
     };
+    b->n_rows = n_rows;
     must(layout_new(1, SEED, &b->layout), &detail);
     must(layout_add_slot(b->layout, &spec, &detail), &detail);
     const size_t n = (size_t)BATCHES * BENCH_BATCH;
@@ -88,7 +92,7 @@ static void set_up(struct bench *b) {
     b->grads = bench_alloc(BENCH_BATCH * BENCH_WIDTH * sizeof *b->grads);
     uint64_t random = 1;
     for (size_t i = 0; i < n; i++) {
-        b->rows[i] = (uint32_t)bench_draw(&random);
+        b->rows[i] = (uint32_t)(bench_draw(&random) + bench_mix(i) % MANY * BENCH_ROWS % n_rows);
         b->keys[i] = bench_key(b->rows[i]);
     }
     bench_noise(b->grads, BENCH_BATCH * BENCH_WIDTH);
@@ -140,16 +144,24 @@ static void *pages_new(size_t bytes) {
     return pages;
 }
 
-static void bench_gather(const struct bench *b, int rounds) {
-    struct series gather = {"gather", "rows/s", "bare prefetched gather", 0, {0}, {0}};
-    row *const rows = pages_new(BENCH_ROWS * sizeof *rows);
-    memset(rows, 0, BENCH_ROWS * sizeof *rows);
+static void bench_gather(const struct bench *b, const char *name, int rounds) {
+    struct series gather = {name, "rows/s", "bare prefetched gather", 0, {0}, {0}};
+    row *const rows = pages_new(b->n_rows * sizeof *rows);
+    memset(rows, 0, b->n_rows * sizeof *rows);
     for (int i = 0; i < rounds; i++) {
         const double ours = gather_table(b);
         series_add(&gather, ours, gather_bare(b, rows));
     }
     free(rows);
     series_print(&gather);
+}
+
+/* Initial values are of no interest here, and take longer than the rest. */
+static void bench_gather_many(int rounds) {
+    struct bench b = {0};
+    set_up(&b, (uint64_t)MANY * BENCH_ROWS, INIT_ZERO);
+    bench_gather(&b, "gather_16m", rounds);
+    tear_down(&b);
 }
 
 static double update(const struct bench *b, const struct score_sums *sums) {
@@ -383,9 +395,11 @@ int main(int argc, char **argv) {
     const int rounds = atoi(argv[2]), n_names = argc - 3;
     char *const *const names = argv + 3;
     struct bench b = {0};
-    set_up(&b);
+    if (bench_wanted("gather_16m", names, n_names))
+        bench_gather_many(rounds);
+    set_up(&b, BENCH_ROWS, INIT_NORMAL);
     if (bench_wanted("gather", names, n_names))
-        bench_gather(&b, rounds);
+        bench_gather(&b, "gather", rounds);
     if (bench_wanted("update", names, n_names))
         bench_update(&b, rounds);
     if (bench_wanted("insert", names, n_names))
