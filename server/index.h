@@ -163,18 +163,26 @@ static inline unsigned index_match(const struct index_bucket *bucket, uint64_t k
     return match & ((1u << bucket->count) - 1);
 }
 
-/* The row of a key if it stands in its home bucket (index_fetch()), else INDEX_NONE. No
+/* The row of a key if it stands in this bucket, else INDEX_NONE. No
  * branches here either. */
-static inline uint32_t index_find_home(const struct index_bucket *home, uint64_t key) {
+static inline uint32_t index_find_in(const struct index_bucket *home, uint64_t key) {
     const unsigned match = index_match(home, key);
     const uint32_t none = match == 0 ? INDEX_NONE : 0;
     return home->rows[__builtin_ctz(match | 1u << (INDEX_KEYS - 1))] | none;
 }
 
-/* Begin to load the bucket where the search goes on, if it does, for a key that is not at home. At
- * the end of a page that is another one: then it is loaded when it is needed. */
-static inline void index_fetch_far(const struct index_bucket *home) {
-    base_prefetch(home + home->passed);
+/* The bucket after a key's home, its load begun: where nearly all stand that do not at home. Valid
+ * as index_fetch() is. */
+static inline const struct index_bucket *index_fetch_next(const struct index *index,
+                                                          uint64_t hash) {
+    if (index->n_segments == 0)
+        return &index_nothing;
+    const struct index_place *const place = index_place(index, hash);
+    const uint32_t number = index_number(place, hash) + 1;
+    const struct index_bucket *const next = index_bucket(index, place,
+                                                         number < place->n_buckets ? number : 0);
+    base_prefetch(next);
+    return next;
 }
 
 /* The row of a key, INDEX_NONE when it is not there. hash is index_hash(). */

@@ -151,10 +151,11 @@ dimfit_err table_add_slot(struct table *table, const struct layout_slot *spec) {
  * row.
  */
 struct walk_block {
-    size_t first, n; /* its keys */
-    size_t n_far;    /* of them, not found at home */
+    size_t first, n;  /* its keys */
+    size_t n_far;     /* of them, not found at home */
+    uint64_t version; /* of the index that the buckets are of */
     uint64_t hashes[BLOCK];
-    const struct index_bucket *homes[BLOCK];
+    const struct index_bucket *buckets[BLOCK]; /* the home of a key, then the next one */
     float *values[BLOCK];   /* NULL: not stored; in a walk that stores rows, of a sink then */
     uint32_t *sides[BLOCK]; /* in a walk that stores rows */
     uint8_t far[BLOCK];     /* [n_far] places in the block */
@@ -167,7 +168,6 @@ struct walk {
     const uint8_t *keys;
     size_t n, fetched; /* keys */
     size_t step;       /* blocks used */
-    bool moved;        /* may buckets have, since those of the last block were fetched? */
     struct walk_block blocks[STAGES];
 };
 
@@ -184,12 +184,12 @@ INLINE void fetch_homes(struct walk *walk, struct walk_block *block) {
     for (size_t i = 0; i < n; i++) {
         const uint64_t hash = index_hash(&index, load_u64(keys + i * sizeof(uint64_t)));
         block->hashes[i] = hash;
-        block->homes[i] = index_fetch(&index, hash);
+        block->buckets[i] = index_fetch(&index, hash);
     }
     block->first = first;
     block->n = n;
+    block->version = index.version;
     walk->fetched += n;
-    walk->moved = false;
 }
 
 INLINE void find_rows(const struct walk *walk, struct walk_block *block) {
@@ -199,11 +199,12 @@ INLINE void find_rows(const struct walk *walk, struct walk_block *block) {
     const bool with_sides = walk->grow != NULL;
     const size_t n = block->n;
     size_t n_far = 0;
-    for (size_t i = 0; walk->moved && i < n; i++)
-        block->homes[i] = index_fetch(index, block->hashes[i]);
+    for (size_t i = 0; block->version != index->version && i < n; i++)
+        block->buckets[i] = index_fetch(index, block->hashes[i]);
+    block->version = index->version;
     for (size_t i = 0; i < n; i++) {
         const uint64_t key = load_u64(keys + i * sizeof(uint64_t));
-        const uint32_t found = index_find_home(block->homes[i], key);
+        const uint32_t found = index_find_in(block->buckets[i], key);
         const uint32_t is_far = found / INDEX_PENDING, row = found & (is_far - 1);
         block->far[n_far] = (uint8_t)i;
         n_far += is_far;
@@ -216,8 +217,9 @@ INLINE void find_rows(const struct walk *walk, struct walk_block *block) {
     }
     block->n_far = n_far;
     for (size_t j = 0; j < n_far; j++) {
-        block->values[block->far[j]] = NULL;
-        index_fetch_far(block->homes[block->far[j]]);
+        const size_t i = block->far[j];
+        block->values[i] = NULL;
+        block->buckets[i] = index_fetch_next(index, block->hashes[i]);
     }
 }
 
@@ -245,11 +247,13 @@ static void find_far(struct walk *walk, struct walk_block *block) {
     for (size_t j = 0; j < block->n_far; j++) {
         const size_t i = block->far[j];
         const uint64_t key = walk_key(walk, block->first + i);
-        uint32_t row = index_find(&walk->slot->index, key, block->hashes[i]);
-        if (row >= INDEX_PENDING && walk->grow != NULL) {
+        uint32_t row = INDEX_NONE;
+        if (block->version == walk->slot->index.version)
+            row = index_find_in(block->buckets[i], key);
+        if (row >= INDEX_PENDING)
+            row = index_find(&walk->slot->index, key, block->hashes[i]);
+        if (row >= INDEX_PENDING && walk->grow != NULL)
             row = row_admit(walk->grow, key, block->hashes[i], row, walk->counts, block->first + i);
-            walk->moved = true;
-        }
         if (row < INDEX_PENDING)
             fetch_row(walk, block, i, row);
         else if (walk->grow != NULL)

@@ -25,7 +25,7 @@ static uint64_t mix(uint64_t x) {
 static uint32_t find(const struct index *index, uint64_t key) {
     const uint64_t hash = index_hash(index, key);
     const uint32_t row = index_find(index, key, hash);
-    const uint32_t home = index_find_home(index_fetch(index, hash), key);
+    const uint32_t home = index_find_in(index_fetch(index, hash), key);
     assert_true(home == INDEX_NONE || home == row);
     return row;
 }
