@@ -236,11 +236,12 @@ static void point(struct index *index, uint32_t entry, uint32_t depth, struct in
 }
 
 static bool segment_rebuild(struct index *index, uint32_t entry, uint32_t n_pages) {
-    struct index_place place = index->places[entry];
+    const struct index_place old = index->places[entry];
+    struct index_place place = old;
     struct content content;
-    content_take(index, &place, &content);
     if (!place_extend(index, &place, n_pages))
         return false;
+    content_take(index, &old, &content);
     place_drop(index, &place, n_pages);
     place_clear(index, &place);
     content_put(&content, index, &place, &place, 0);
@@ -358,9 +359,11 @@ static bool first_segment(struct index *index) {
 /* False when the key's segment is full and cannot grow. */
 static bool put(struct index *index, uint64_t key, uint64_t hash, uint32_t row) {
     const struct index_place *place = index_place(index, hash);
-    if (index->segments[place->segment].count >= place->n_buckets * LIMIT_KEYS / LIMIT_BUCKETS &&
-        segment_grow(index, hash))
-        place = index_place(index, hash);
+    if (index->segments[place->segment].count >= place->n_buckets * LIMIT_KEYS / LIMIT_BUCKETS) {
+        segment_grow(index, hash);
+        place = index_place(index,
+                            hash); /* the directory may have grown where the segment did not */
+    }
     if (index->segments[place->segment].count == place->n_buckets * INDEX_KEYS)
         return false;
     place_put(index, place, key, hash, row);
