@@ -334,14 +334,15 @@ static bool segment_split(struct index *index, uint32_t entry) {
 }
 
 /* Try to make the segment of a hash larger. No memory is no error while keys still fit. */
-static bool segment_grow(struct index *index, uint64_t hash) {
+static void segment_grow(struct index *index, uint64_t hash) {
     const uint32_t entry = (uint32_t)(hash >> 32) & index->mask;
     const struct index_place *const place = &index->places[entry];
     if (place_pages(index, place) < INDEX_PAGES)
-        return segment_rebuild(index, entry, place_pages(index, place) + 1);
-    if (index->n_segments == 1 && index->page_bits < PAGE_BITS_MAX)
-        return pages_double(index);
-    return may_deepen(index, index->segments[place->segment].depth) && segment_split(index, entry);
+        (void)segment_rebuild(index, entry, place_pages(index, place) + 1);
+    else if (index->n_segments == 1 && index->page_bits < PAGE_BITS_MAX)
+        (void)pages_double(index);
+    else if (may_deepen(index, index->segments[place->segment].depth))
+        (void)segment_split(index, entry);
 }
 
 static bool first_segment(struct index *index) {

@@ -12,7 +12,6 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { LANES = 16 }; /* dimensions drawn at a time */
-_Static_assert(LAYOUT_DIM_MAX % LANES == 0, "an array of the widest slot takes whole blocks");
 
 /*
  * A feasign is one hash,
@@ -57,14 +56,10 @@ INLINE float log_of(float t) {
     float y;
     memcpy(&y, &bits, sizeof y);
     y -= 1;
-    float sum = 0.118274080f;
-    sum = sum * y - 0.189019650f;
-    sum = sum * y + 0.206046870f;
-    sum = sum * y - 0.248813410f;
-    sum = sum * y + 0.333032980f;
-    sum = sum * y - 0.500019650f;
-    sum = sum * y + 1.000003250f;
-    return sum * y + (float)exponent * 0.693147181f;
+    const float y2 = y * y;
+    const float low = (1.000003250f - 0.500019650f * y) + y2 * (0.333032980f - 0.248813410f * y);
+    const float high = (0.206046870f - 0.189019650f * y) + y2 * 0.118274080f;
+    return (low + y2 * y2 * high) * y + (float)exponent * 0.693147181f;
 }
 
 /*
@@ -78,17 +73,12 @@ INLINE float log_of(float t) {
 INLINE float normal(uint32_t bits) {
     const float p = ((float)(int32_t)(bits & INT32_MAX) + 0.5f) * 0x1p-32f;
     const float x = 1 - 2 * p, w = -log_of(4 * p * (1 - p));
-    float above = 1.51499188e-5f;
-    above = above * w + 2.20258387e-3f;
-    above = above * w + 2.18647539e-2f;
-    above = above * w + 1.45191724e-1f;
-    above = above * w + 6.22293504e-1f;
-    above = above * w + 1.25331538f;
-    float below = 2.04862643e-4f;
-    below = below * w + 6.38921891e-3f;
-    below = below * w + 4.12379600e-2f;
-    below = below * w + 2.34749253e-1f;
-    below = below * w + 1;
+    const float w2 = w * w, w4 = w2 * w2;
+    const float above = (1.25331538f + 6.22293504e-1f * w) +
+                        w2 * (1.45191724e-1f + 2.18647539e-2f * w) +
+                        w4 * (2.20258387e-3f + 1.51499188e-5f * w);
+    const float below = (1 + 2.34749253e-1f * w) + w2 * (4.12379600e-2f + 6.38921891e-3f * w) +
+                        w4 * 2.04862643e-4f;
     float z = x * above / below;
     uint32_t signed_bits;
     memcpy(&signed_bits, &z, sizeof z);
@@ -97,40 +87,49 @@ INLINE float normal(uint32_t bits) {
     return z;
 }
 
-KERNEL static void draw_uniform(uint64_t hash, float scale, uint32_t n, float *v) {
-    for (uint32_t first = 0; first < n; first += LANES, v += LANES) {
-        for (uint32_t k = 0; k < LANES; k++)
-            v[k] = scale * uniform(draw_bits(hash, first + k));
+/* Dimensions dims[n] of a feasign, whole blocks in place. */
+#define DRAW(name, number)                                                                         \
+    INLINE void name##_block(uint64_t hash, float scale, const uint16_t *dims, float *v) {         \
+        for (uint32_t k = 0; k < LANES; k++)                                                       \
+            v[k] = scale * number(draw_bits(hash, dims[k]));                                       \
+    }                                                                                              \
+    KERNEL static void name(uint64_t hash, float scale, const uint16_t *dims, size_t n,            \
+                            float *v) {                                                            \
+        for (; n >= LANES; n -= LANES, dims += LANES, v += LANES)                                  \
+            name##_block(hash, scale, dims, v);                                                    \
+        if (n > 0) {                                                                               \
+            uint16_t rest[LANES] = {0};                                                            \
+            float drawn[LANES];                                                                    \
+            memcpy(rest, dims, n * sizeof *dims);                                                  \
+            name##_block(hash, scale, rest, drawn);                                                \
+            memcpy(v, drawn, n * sizeof *v);                                                       \
+        }                                                                                          \
     }
-}
 
-KERNEL static void draw_normal(uint64_t hash, float scale, uint32_t n, float *v) {
-    for (uint32_t first = 0; first < n; first += LANES, v += LANES) {
-        for (uint32_t k = 0; k < LANES; k++)
-            v[k] = scale * normal(draw_bits(hash, first + k));
-    }
-}
+DRAW(draw_uniform, uniform)
+DRAW(draw_normal, normal)
 
-/* Whole blocks of LANES: `v` has room for them. */
-static void draw(const struct layout_slot *slot, uint64_t seed, uint64_t feasign, float *v) {
+static void draw(const struct layout_slot *slot, uint64_t seed, uint64_t feasign,
+                 const uint16_t *dims, size_t n, float *v) {
     const uint64_t hash = row_hash(slot->id, seed, feasign);
     switch (slot->init) {
     case INIT_ZERO:
-        memset(v, 0, slot->dim * sizeof *v);
+        memset(v, 0, n * sizeof *v);
         break;
     case INIT_UNIFORM:
-        draw_uniform(hash, slot->init_scale, slot->dim, v);
+        draw_uniform(hash, slot->init_scale, dims, n, v);
         break;
     case INIT_NORMAL:
-        draw_normal(hash, slot->init_scale, slot->dim, v);
+        draw_normal(hash, slot->init_scale, dims, n, v);
         break;
     }
 }
 
 void init_value(const struct layout_slot *slot, uint64_t seed, uint64_t feasign, float *v) {
-    float drawn[LAYOUT_DIM_MAX];
-    draw(slot, seed, feasign, drawn);
-    memcpy(v, drawn, slot->dim * sizeof *v);
+    uint16_t all[LAYOUT_DIM_MAX];
+    for (uint32_t k = 0; k < slot->dim; k++)
+        all[k] = (uint16_t)k;
+    draw(slot, seed, feasign, all, slot->dim, v);
 }
 
 KERNEL static void map_value(const struct layout_slot *slot, const float *v, double *sum) {
@@ -144,17 +143,16 @@ KERNEL static void map_value(const struct layout_slot *slot, const float *v, dou
 }
 
 void init_row(const struct layout_slot *slot, uint64_t seed, uint64_t feasign, float *r) {
-    float v[LAYOUT_DIM_MAX];
     const size_t w = slot->width;
     if (w == 0)
         return;
-    draw(slot, seed, feasign, v);
     if (slot->axes != NULL) {
-        for (size_t k = 0; k < w; k++)
-            r[k] = v[slot->axes[k]];
+        draw(slot, seed, feasign, slot->axes, w, r);
         return;
     }
+    float v[LAYOUT_DIM_MAX];
     double sum[LAYOUT_DIM_MAX];
+    init_value(slot, seed, feasign, v);
     map_value(slot, v, sum);
     for (size_t k = 0; k < w; k++)
         r[k] = (float)sum[k];
