@@ -205,6 +205,9 @@ static dimfit_err check_fits(const struct change *change, const struct layout *l
             return err_set(detail, DIMFIT_ERR_INVALID,
                            "slot %u: the change goes from width %u, the layout says %u", s->id,
                            s->from, slot->width);
+        if (slot->optimizer.kind == OPTIMIZER_FTRL && s->keep == NULL)
+            return err_set(detail, DIMFIT_ERR_INVALID,
+                           "slot %u (%s): ftrl takes the axis basis only", s->id, slot->name);
     }
     return DIMFIT_OK;
 }

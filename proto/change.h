@@ -7,7 +7,8 @@
  * stored coordinates, bit for bit, with no shift. Slots not named stay as they are.
  *
  * Optimizer state through a change: row-wise AdaGrad's sum is kept (invariant under rotation),
- * first moments m' = m N, per-dimension second moments s' = s (N o N).
+ * first moments m' = m N, per-dimension second moments s' = s (N o N), FTRL's z and n only
+ * selected.
  */
 #ifndef PROTO_CHANGE_H
 #define PROTO_CHANGE_H
@@ -39,8 +40,8 @@ dimfit_err change_slot_alloc(struct change_slot *slot, uint32_t id, uint32_t fro
 
 const struct change_slot *change_find(const struct change *change, uint32_t id);
 
-/* The layout after the change. INVALID when the change does not fit the layout: epoch, slot, width.
- */
+/* The layout after the change. INVALID when the change does not fit the layout: epoch, slot, width,
+ * or a basis of directions for a slot whose optimizer (ftrl) takes coordinates only. */
 dimfit_err change_apply(const struct change *change, const struct layout *layout,
                         struct layout **out, struct err_detail *detail) MUST_CHECK;
 

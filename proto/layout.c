@@ -62,6 +62,8 @@ size_t optimizer_state_width(enum optimizer_kind kind, size_t width) {
         return width;
     case OPTIMIZER_ADAM:
         return 2 * width + 1;
+    case OPTIMIZER_FTRL:
+        return 2 * width;
     }
     return 0;
 }
@@ -122,6 +124,12 @@ static dimfit_err slot_check(const struct layout_slot *slot, dimfit_err bad,
         !(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1))
         return err_set(detail, bad, "slot %u: beta1 %g and beta2 %g must be within [0, 1)",
                        slot->id, (double)o->beta1, (double)o->beta2);
+    if (o->kind == OPTIMIZER_FTRL &&
+        !(o->lr > 0 && at_least_zero(o->beta) && at_least_zero(o->l1) && at_least_zero(o->l2)))
+        return err_set(detail, bad,
+                       "slot %u: ftrl takes an lr > 0, and a beta, l1 and l2 that are finite and "
+                       ">= 0, not %g, %g, %g, %g",
+                       slot->id, (double)o->lr, (double)o->beta, (double)o->l1, (double)o->l2);
     if (init_name(slot->init) == NULL)
         return err_set(detail, bad, "slot %u: init %d is not known", slot->id, (int)slot->init);
     if (!at_least_zero(slot->init_scale))
@@ -359,6 +367,11 @@ void layout_slot_encode(const struct layout_slot *slot, struct buf *out) {
     buf_put_f32(out, slot->optimizer.eps);
     buf_put_f32(out, slot->optimizer.beta1);
     buf_put_f32(out, slot->optimizer.beta2);
+    if (slot->optimizer.kind == OPTIMIZER_FTRL) {
+        buf_put_f32(out, slot->optimizer.beta);
+        buf_put_f32(out, slot->optimizer.l1);
+        buf_put_f32(out, slot->optimizer.l2);
+    }
     buf_put_u8(out, (uint8_t)slot->init);
     buf_put_f32(out, slot->init_scale);
     retention_encode(&slot->retention, out);
@@ -450,6 +463,11 @@ dimfit_err layout_slot_decode(struct reader *in, struct layout_slot *out,
     slot.optimizer.eps = reader_f32(in);
     slot.optimizer.beta1 = reader_f32(in);
     slot.optimizer.beta2 = reader_f32(in);
+    if (slot.optimizer.kind == OPTIMIZER_FTRL) {
+        slot.optimizer.beta = reader_f32(in);
+        slot.optimizer.l1 = reader_f32(in);
+        slot.optimizer.l2 = reader_f32(in);
+    }
     slot.init = reader_u8(in);
     slot.init_scale = reader_f32(in);
     retention_decode(in, &slot.retention);
@@ -457,6 +475,9 @@ dimfit_err layout_slot_decode(struct reader *in, struct layout_slot *out,
     if (in->failed)
         return DIMFIT_ERR_PROTOCOL;
     dimfit_err err = slot_check(&slot, DIMFIT_ERR_PROTOCOL, detail);
+    if (err == DIMFIT_OK && dense && slot.optimizer.kind == OPTIMIZER_FTRL)
+        err = err_set(detail, DIMFIT_ERR_PROTOCOL, "slot %u: ftrl takes the axis basis only",
+                      slot.id);
     if (err == DIMFIT_OK)
         err = dense ? read_basis(in, &slot, detail) : read_axes(in, &slot, detail);
     if (err == DIMFIT_ERR_NOMEM)

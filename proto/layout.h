@@ -32,7 +32,8 @@ enum {
     X(0, SGD, "sgd")                                                                               \
     X(1, ADAGRAD, "adagrad")                                                                       \
     X(2, ROWWISE_ADAGRAD, "rowwise_adagrad")                                                       \
-    X(3, ADAM, "adam")
+    X(3, ADAM, "adam")                                                                             \
+    X(4, FTRL, "ftrl") /* in the axis basis only */
 
 enum optimizer_kind {
 #define OPTIMIZER_ENUM(num, name, text) OPTIMIZER_##name = (num),
@@ -42,9 +43,10 @@ enum optimizer_kind {
 
 struct optimizer {
     enum optimizer_kind kind;
-    float lr;
+    float lr;           /* ftrl: > 0, the paper's alpha */
     float eps;          /* adagrad, adam: added to the root */
     float beta1, beta2; /* adam */
+    float beta, l1, l2; /* ftrl: added to the root, penalties */
 };
 
 #define INIT_MAP(X)                                                                                \
@@ -89,7 +91,7 @@ bool optimizer_parse(const char *name, enum optimizer_kind *out);
 bool init_parse(const char *name, enum init_kind *out);
 
 /* Optimizer state floats a row of this width has: sgd 0, rowwise_adagrad 1, adagrad w, adam 2 w
- * + 1. */
+ * + 1, ftrl 2 w. */
 size_t optimizer_state_width(enum optimizer_kind kind, size_t width);
 
 dimfit_err layout_new(uint64_t epoch, uint64_t seed, struct layout **out) MUST_CHECK;

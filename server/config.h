@@ -43,6 +43,8 @@ enum { CONFIG_PATH_MAX = 1023 };
       "Let workers add slots that the file does not name")                                         \
     X(score_memory, SIZE, 1 << 20, 0x1p50, "1G", "score-memory", "SIZE",                           \
       "Most memory for the score sums of a shard")                                                 \
+    X(score_sample, U32, 1, 1000000, "1", "score-sample", "N",                                     \
+      "Outside the axis basis, score one row in N, chosen by hash; 1: every row")                  \
     X(max_memory, SIZE, 0, 0x1p50, "0", "max-memory", "SIZE",                                      \
       "Refuse a layout change that would take this process over it, and new rows when a shard's "  \
       "tables fill its equal part of it; 0: no limit")                                             \
@@ -72,6 +74,9 @@ enum { CONFIG_PATH_MAX = 1023 };
     X(optimizer.eps, FLOAT, 1e-30, 1, "1e-8", "eps")                                               \
     X(optimizer.beta1, FLOAT, 0, 0.999999, "0.9", "beta1")                                         \
     X(optimizer.beta2, FLOAT, 0, 0.999999, "0.999", "beta2")                                       \
+    X(optimizer.beta, FLOAT, 0, 1e6, "1", "ftrl_beta")                                             \
+    X(optimizer.l1, FLOAT, 0, 1e6, "0", "l1")                                                      \
+    X(optimizer.l2, FLOAT, 0, 1e6, "0", "l2")                                                      \
     X(init, INIT, 0, 0, "normal", "init")                                                          \
     X(init_scale, FLOAT, 0, 1e6, "0.01", "init_scale")                                             \
     X(search, BOOL, 0, 0, "true", "search")                                                        \
@@ -131,6 +136,7 @@ struct config {
     bool auto_slots;
     uint64_t score_memory, max_memory; /* bytes */
     enum config_over over_memory;
+    uint32_t score_sample;
     double scoring_timeout, prepare_timeout; /* seconds */
     int32_t shrink_at;                       /* minutes after midnight UTC; -1: off */
     char eviction_log[CONFIG_PATH_MAX + 1];  /* "": none */

@@ -97,7 +97,8 @@ dimfit_err dense_create(struct dense *dense, const char *name, uint64_t tag,
 }
 
 void dense_push(struct dense_table *table, const uint8_t *grads) {
-    optim_step(&table->optimizer, &table->values, &table->state, (const float *)grads, 1, table->n);
+    const struct optim_rows row = {&table->values, &table->state, grads, 1, table->n};
+    optim_kernels()->train(&table->optimizer, &row, NULL);
 }
 
 void dense_drop_old(struct dense *dense, uint64_t epoch) {

@@ -81,6 +81,7 @@ static dimfit_err start_shards(struct daemon *d, struct err_detail *detail) {
         .shard =
             {
                 .score_memory = config->score_memory,
+                .score_sample = config->score_sample,
                 .max_memory = config->max_memory,
                 .row_memory = config->max_memory / config->shards,
                 .skip_new = config->over_memory == OVER_SKIP,

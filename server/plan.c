@@ -393,6 +393,8 @@ dimfit_err plan_make(const struct layout *layout, const struct stats *stats,
                      const struct plan_request *request, const struct strategies *strategies,
                      struct plan **out, struct err_detail *detail) {
     dimfit_err err = plan_request_check(request, detail);
+    if (err == DIMFIT_OK)
+        err = plan_basis_check(layout, request, detail);
     if (err != DIMFIT_OK)
         return err;
     struct plan_work work = {

@@ -55,6 +55,9 @@ void plan_request_init(struct plan_request *request); /* the documented defaults
  * estimator row outside the axis basis). */
 dimfit_err plan_request_check(const struct plan_request *request,
                               struct err_detail *detail) MUST_CHECK;
+/* INVALID naming a slot whose optimizer does not take the basis: ftrl takes `axis` only. */
+dimfit_err plan_basis_check(const struct layout *layout, const struct plan_request *request,
+                            struct err_detail *detail) MUST_CHECK;
 
 struct plan_slot {
     uint32_t slot;

@@ -76,3 +76,16 @@ dimfit_err plan_request_check(const struct plan_request *request, struct err_det
                        "axes only; use it with --basis axis");
     return check_options(request->options, detail);
 }
+
+dimfit_err plan_basis_check(const struct layout *layout, const struct plan_request *request,
+                            struct err_detail *detail) {
+    for (size_t i = 0; i < layout->n_slots && request->basis != BASIS_AXIS; i++) {
+        const struct layout_slot *const slot = &layout->slots[i];
+        if (slot->search && slot->optimizer.kind == OPTIMIZER_FTRL)
+            return err_set(detail, DIMFIT_ERR_INVALID,
+                           "slot %u (%s): ftrl takes the axis basis only; use --basis axis, or "
+                           "search: false for the slot",
+                           slot->id, slot->name);
+    }
+    return DIMFIT_OK;
+}

@@ -23,6 +23,10 @@ struct score_sums {
     double *g;     /* [w] */
     double *row;   /* [w] */
     double *C, *b; /* [w][w], [w]; NULL when only the axis scores are kept */
+    /* C and b take one row in `sample`, chosen by a hash of feasign and step, and weigh it as so
+     * many: what they are expected to be does not change. 1: every row. */
+    uint64_t step;
+    uint32_t sample;
 };
 
 dimfit_err score_new(uint64_t max_bytes, struct score **out) MUST_CHECK;

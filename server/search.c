@@ -383,6 +383,8 @@ dimfit_err search_start(struct coordinator *c, const struct asker *asker, const 
     int plan_only = 0;
     double timeout = 0;
     dimfit_err err = parse_request(args, &request, &mode, &samples, &plan_only, &timeout, detail);
+    if (err == DIMFIT_OK)
+        err = plan_basis_check(c->layout, &request, detail);
     if (err != DIMFIT_OK)
         return err;
     const bool freeze = strcmp(mode, "freeze") == 0;

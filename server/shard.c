@@ -13,6 +13,7 @@ dimfit_err shard_new(const struct layout *layout, const struct shard_options *op
     shard->max_memory = options->max_memory;
     shard->row_memory = options->row_memory;
     shard->skip_new = options->skip_new;
+    shard->score_sample = options->score_sample;
     dimfit_err err = layout_copy(layout, &shard->layout);
     if (err == DIMFIT_OK)
         err = table_new(layout->seed, &shard->table);

@@ -40,6 +40,7 @@ struct shard_io {
 
 struct shard_options {
     uint64_t score_memory; /* bytes of score sums at most */
+    uint32_t score_sample; /* one row in so many goes into C and b (score.h) */
     uint64_t max_memory;   /* of the process; a change that needs more is refused; 0: no limit */
     uint64_t row_memory;   /* the shard's part of it, for slabs and indices; 0: no limit */
     bool skip_new;         /* beyond it: pass over keys without a row rather than refuse the push */

@@ -25,9 +25,14 @@ static dimfit_err find(struct shard *shard, const struct wire_header *header,
     return DIMFIT_OK;
 }
 
+static bool at_least_zero(float v) {
+    return isfinite(v) && v >= 0;
+}
+
 static bool optimizer_valid(const struct optimizer *o) {
     return optimizer_name(o->kind) != NULL && isfinite(o->lr) && o->lr > 0 && isfinite(o->eps) &&
-           o->eps >= 0 && o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1;
+           o->eps >= 0 && o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1 &&
+           at_least_zero(o->beta) && at_least_zero(o->l1) && at_least_zero(o->l2);
 }
 
 dimfit_err shard_dense_reset(struct shard *shard, const struct shard_message *in,
@@ -40,6 +45,11 @@ dimfit_err shard_dense_reset(struct shard *shard, const struct shard_message *in
     optimizer.eps = reader_f32(&r);
     optimizer.beta1 = reader_f32(&r);
     optimizer.beta2 = reader_f32(&r);
+    if (optimizer.kind == OPTIMIZER_FTRL) {
+        optimizer.beta = reader_f32(&r);
+        optimizer.l1 = reader_f32(&r);
+        optimizer.l2 = reader_f32(&r);
+    }
     if (r.failed || !optimizer_valid(&optimizer))
         return err_set(detail, DIMFIT_ERR_INVALID, "dense table '%s': no valid optimizer", name);
     if (name[0] == 0 || strlen(name) > DENSE_NAME_MAX)

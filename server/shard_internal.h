@@ -29,6 +29,7 @@ struct shard {
     struct shard_io io;
     uint64_t max_memory, row_memory;
     bool skip_new;
+    uint32_t score_sample;
     struct layout *layout; /* in force; table slots follow it */
     struct table *table;
     struct score *score;

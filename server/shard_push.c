@@ -167,6 +167,8 @@ static void apply(struct shard *shard, const struct wire_header *header, bool tr
         if (scored) {
             sums = score_slot(shard->score, step, s->slot);
             sums.scale = header->samples == 0 ? 1 : (double)header->samples;
+            sums.step = header->step;
+            sums.sample = shard->score_sample;
             shard->counters.keys_scored += s->rows;
         }
         const struct table_counts counts = {s->lookups, s->clicks, header->day};

@@ -4,15 +4,14 @@
 #include "server/optim.h"
 #include "server/table_slot.h"
 
-#include <cblas.h>
 #include <stdlib.h>
 
 enum {
     BLOCK = 32, /* keys that a stage of a walk takes at a time */
     STAGES = 4,
     SINKS = 2 * BLOCK,    /* of one block while the next has some too */
-    PUSH_ROWS = 8,        /* rows that the kernels take at a time */
-    MOMENT_ROWS = 256,    /* rows a product of C takes, */
+    PUSH_ROWS = 16,       /* rows that the kernels take at a time */
+    MOMENT_ROWS = 64,     /* rows a product of C takes, */
     MOMENT_VALUES = 4096, /* and values: two buffers of 32 KiB on the stack */
 };
 
@@ -385,42 +384,54 @@ size_t table_missing(const struct table_slot *slot, const uint8_t *keys, size_t 
 
 /* Rows and gradients on their way into C and b. */
 struct moments {
-    double *C, *b;
-    double scale;
-    size_t width, n, cap;
-    double rows[MOMENT_VALUES], grads[MOMENT_VALUES];
+    const struct optim_kernels *kernels;
+    struct optim_moments sums;
+    size_t cap;
+    uint64_t seed, highest;                                    /* of a hash that takes part */
+    double values[MOMENT_VALUES] __attribute__((aligned(64))); /* a vector, a cache line */
+    double grads[MOMENT_VALUES] __attribute__((aligned(64)));
 };
 
 static void moments_init(struct moments *m, const struct score_sums *sums, size_t width) {
-    m->C = sums->C;
-    m->b = sums->b;
-    m->scale = sums->scale;
-    m->width = width;
-    m->n = 0;
-    m->cap = width > 0 ? MOMENT_VALUES / width : 1;
+    const size_t stride = (width + OPTIM_STRIDE - 1) / OPTIM_STRIDE * OPTIM_STRIDE;
+    base_assert(sums->sample > 0);
+    m->kernels = optim_kernels();
+    m->sums = (struct optim_moments){
+        .values = m->values,
+        .grads = m->grads,
+        .n = width,
+        .stride = stride,
+        .scale = sums->scale * sums->sample,
+        .C = sums->C,
+        .b = sums->b,
+    };
+    m->seed = key_hash(0, sums->step);
+    m->highest = UINT64_MAX / sums->sample;
+    m->cap = stride > 0 ? MOMENT_VALUES / stride : 1;
     if (m->cap > MOMENT_ROWS)
         m->cap = MOMENT_ROWS;
+    if (width < stride) {
+        memset(m->values, 0, m->cap * stride * sizeof *m->values);
+        memset(m->grads, 0, m->cap * stride * sizeof *m->grads);
+    }
 }
 
 /* C += scale R^T G; b += scale sum of g (design 2.4). */
 static void moments_flush(struct moments *m) {
-    const int w = (int)m->width;
-    if (w > 0 && m->n > 0) {
-        cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, w, w, (int)m->n, m->scale, m->rows, w,
-                    m->grads, w, 1, m->C, w);
-        for (size_t i = 0; i < m->n; i++)
-            cblas_daxpy(w, m->scale, m->grads + i * m->width, 1, m->b, 1);
-    }
-    m->n = 0;
+    m->kernels->moments(&m->sums);
+    m->sums.rows = 0;
+}
+
+/* The choice is the feasign's and the step's own: no shard, batch or order has a say in it. */
+static bool moments_take(const struct moments *m, uint64_t key) {
+    return m->highest == UINT64_MAX || key_hash(0, key ^ m->seed) <= m->highest;
 }
 
 static void moments_add(struct moments *m, const float *values, const uint8_t *grads) {
-    const size_t at = m->n * m->width;
-    for (size_t k = 0; k < m->width; k++) {
-        m->rows[at + k] = values[k];
-        m->grads[at + k] = load_f32(grads + k * sizeof(float));
-    }
-    if (++m->n == m->cap)
+    const size_t at = m->sums.rows * m->sums.stride;
+    m->kernels->widen(values, m->sums.n, m->values + at);
+    m->kernels->widen(grads, m->sums.n, m->grads + at);
+    if (++m->sums.rows == m->cap)
         moments_flush(m);
 }
 
@@ -431,33 +442,33 @@ struct push {
     const struct table_counts *counts;
     size_t n;
     const struct score_sums *sums; /* NULL: none */
+    struct optim_sums axis;        /* of them, */
     struct moments *moments;       /* NULL: none */
+    const struct optim_kernels *kernels;
 };
 
 /* Before the optimizer: a score takes the values that the gradient was computed with. */
-static void score_rows(const struct push *push, float *const *values, const uint8_t *grads,
-                       size_t n) {
-    const struct score_sums *const sums = push->sums;
-    const size_t w = push->slot->spec.width;
-    optim_score(values, (const float *)(const void *)grads, n, w, sums->scale, sums->g, sums->row);
-    for (size_t i = 0; push->moments != NULL && i < n; i++)
-        moments_add(push->moments, values[i], grads + i * w * sizeof(float));
+static void add_moments(const struct push *push, size_t first, const struct optim_rows *rows) {
+    const uint8_t *const grads = rows->grads;
+    for (size_t i = 0; push->moments != NULL && i < rows->rows; i++) {
+        if (moments_take(push->moments, load_u64(push->keys + (first + i) * sizeof(uint64_t))))
+            moments_add(push->moments, rows->values[i], grads + i * rows->n * sizeof(float));
+    }
 }
 
 /* The block's rows from the i-th on. */
 static void push_rows(const struct push *push, const struct walk_block *block, size_t i, size_t n) {
     const struct table_slot *const slot = push->slot;
     const size_t at = block->first + i, w = slot->spec.width;
-    const uint8_t *const grads = push->grads + at * w * sizeof(float);
     const uint32_t cells = counters_cells(&slot->spec.retention);
     float *states[PUSH_ROWS];
     for (size_t j = 0; j < n; j++)
         states[j] = (float *)block->sides[i + j] + cells;
     counters_add(&slot->spec.retention, block->sides + i, push->counts, at, n);
-    if (push->sums != NULL)
-        score_rows(push, block->values + i, grads, n);
-    optim_step(&slot->spec.optimizer, block->values + i, states, (const float *)(const void *)grads,
-               n, w);
+    const struct optim_rows rows = {block->values + i, states, push->grads + at * w * sizeof(float),
+                                    n, w};
+    add_moments(push, at, &rows);
+    push->kernels->train(&slot->spec.optimizer, &rows, push->sums != NULL ? &push->axis : NULL);
 }
 
 KERNEL_KEYS static void push_train(const struct push *push) {
@@ -474,7 +485,7 @@ KERNEL_KEYS static void push_train(const struct push *push) {
 
 static void push_score(const struct push *push) {
     const struct table_slot *const slot = push->slot;
-    const size_t row_bytes = slot->spec.width * sizeof(float);
+    const size_t w = slot->spec.width;
     float unknown[LAYOUT_DIM_MAX], *const missing = unknown;
     const struct walk_block *block;
     struct walk walk;
@@ -485,8 +496,10 @@ static void push_score(const struct push *push) {
             const bool stored = block->values[i] != NULL;
             if (!stored)
                 init_row(&slot->spec, slot->seed, walk_key(&walk, at), unknown);
-            score_rows(push, stored ? &block->values[i] : &missing, push->grads + at * row_bytes,
-                       1);
+            const struct optim_rows rows = {stored ? &block->values[i] : &missing, NULL,
+                                            push->grads + at * w * sizeof(float), 1, w};
+            add_moments(push, at, &rows);
+            push->kernels->score(&rows, &push->axis);
         }
     }
 }
@@ -498,7 +511,17 @@ void table_push(struct table_slot *slot, const uint8_t *keys, const uint8_t *gra
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
     base_assert(train || sums != NULL);
     struct moments moments;
-    struct push push = {slot, keys, grads, counts != NULL ? counts : &plain, n, sums, NULL};
+    struct push push = {
+        .slot = slot,
+        .keys = keys,
+        .grads = grads,
+        .counts = counts != NULL ? counts : &plain,
+        .n = n,
+        .sums = sums,
+        .kernels = optim_kernels(),
+    };
+    if (sums != NULL)
+        push.axis = (struct optim_sums){sums->scale, sums->g, sums->row};
     if (sums != NULL && sums->C != NULL) {
         moments_init(&moments, sums, slot->spec.width);
         push.moments = &moments;

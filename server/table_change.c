@@ -72,6 +72,11 @@ static void move_rows(struct move *move) {
         {moments, moments, 0, &move->N},
         {moments + change->from, moments + change->to, 0, &move->squares},
     };
+    const struct part ftrl[] = {
+        {.cells = state},
+        {state, state, 0, &move->N},
+        {state + change->from, state + change->to, 0, &move->N},
+    };
     move_slab(move, &move->values, &values, 1);
     switch (move->slot->spec.optimizer.kind) {
     case OPTIMIZER_SGD:
@@ -82,6 +87,9 @@ static void move_rows(struct move *move) {
         break;
     case OPTIMIZER_ADAM:
         move_slab(move, &move->sides, adam, ARRAY_LEN(adam));
+        break;
+    case OPTIMIZER_FTRL: /* z, then n: selected only (change.c) */
+        move_slab(move, &move->sides, ftrl, ARRAY_LEN(ftrl));
         break;
     }
 }

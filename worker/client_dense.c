@@ -23,6 +23,11 @@ static dimfit_err make(struct dimfit *c, struct exchange *x, struct part *part) 
         buf_put_f32(&head, call->optimizer.eps);
         buf_put_f32(&head, call->optimizer.beta1);
         buf_put_f32(&head, call->optimizer.beta2);
+        if (call->optimizer.kind == OPTIMIZER_FTRL) {
+            buf_put_f32(&head, call->optimizer.beta);
+            buf_put_f32(&head, call->optimizer.l1);
+            buf_put_f32(&head, call->optimizer.l2);
+        }
     }
     const size_t bytes = t->n * sizeof *t->values;
     dimfit_err err = buf_status(&head);
@@ -117,6 +122,7 @@ dimfit_err dimfit_dense_reset(struct dimfit *c, const struct dimfit_dense *table
                 .eps = 1e-8f,
                 .beta1 = 0.9f,
                 .beta2 = 0.999f,
+                .beta = 1,
             },
     };
     if (table->optimizer != NULL && !optimizer_parse(table->optimizer, &dense.optimizer.kind))

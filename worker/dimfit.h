@@ -115,7 +115,8 @@ struct dimfit_declare {
     uint32_t dim;          /* 0: the cluster's default */
     const char *name;      /* NULL: "slot<ID>" */
     int search;            /* 0: no search, ever */
-    const char *optimizer; /* "sgd", ...; NULL: the cluster's default */
+    const char *optimizer; /* "sgd", "ftrl", ...; NULL: the cluster's default, and so is all else
+                            * about it but lr */
     double lr;             /* 0: the cluster's default */
     const char *init;      /* "zero", "uniform", "normal"; NULL: the cluster's default */
     double init_scale;     /* 0: the cluster's default */

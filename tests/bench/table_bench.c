@@ -5,7 +5,9 @@
  *
  * gather    table_pull() of random rows, beside copies of rows whose place is known
  * gather_16m   the same of 16 times as many rows, 2.6 GB of them
- * update    table_push() of the same rows with axis scores, beside the same without
+ * update    table_push() of the same rows with axis scores, beside the same without; and with what
+ *           a fitted basis needs of all rows (update_moments) and of one in 8
+ *           (update_moments_sampled)
  * insert    rows stored for the first time
  * growth    the longest and the thousandth longest push of 100 keys while a table grows from
  * nothing to 10 M rows, chunks made ready as in the daemon: milliseconds of the thread, beside
@@ -32,6 +34,7 @@ enum {
     BATCHES = 64, /* a measurement */
     AHEAD = 32,   /* of the bare gather: more than that gains nothing */
     NARROW = BENCH_WIDTH / 2,
+    SAMPLE = 8,
     SEED = 1,
     MANY = 16, /* times BENCH_ROWS */
 };
@@ -172,11 +175,15 @@ static double update(const struct bench *b, const struct score_sums *sums) {
     return 1e9 * (bench_seconds() - begun) / (BATCHES * BENCH_BATCH);
 }
 
-static void bench_update(const struct bench *b, int rounds) {
-    struct series series = {"update", "ns/row", "the same without scores", 0, {0}, {0}};
+/* sample 0: axis scores alone. */
+static void bench_update(const struct bench *b, int rounds, const char *name, uint32_t sample) {
+    struct series series = {name, "ns/row", "the same without scores", 0, {0}, {0}};
     double g[BENCH_WIDTH] __attribute__((aligned(64))) = {0};
     double by_row[BENCH_WIDTH] __attribute__((aligned(64))) = {0};
-    const struct score_sums sums = {.scale = BENCH_BATCH, .g = g, .row = by_row};
+    double C[BENCH_WIDTH * BENCH_WIDTH] __attribute__((aligned(64))) = {0};
+    double b_sums[BENCH_WIDTH] __attribute__((aligned(64))) = {0};
+    const struct score_sums sums = {BENCH_BATCH, g, by_row, sample > 0 ? C : NULL,
+                                    b_sums,      1, sample};
     for (int i = 0; i < rounds; i++) {
         const double scored = update(b, &sums);
         series_add(&series, scored, update(b, NULL));
@@ -401,7 +408,11 @@ int main(int argc, char **argv) {
     if (bench_wanted("gather", names, n_names))
         bench_gather(&b, "gather", rounds);
     if (bench_wanted("update", names, n_names))
-        bench_update(&b, rounds);
+        bench_update(&b, rounds, "update", 0);
+    if (bench_wanted("update_moments", names, n_names))
+        bench_update(&b, rounds, "update_moments", 1);
+    if (bench_wanted("update_moments_sampled", names, n_names))
+        bench_update(&b, rounds, "update_moments_sampled", SAMPLE);
     if (bench_wanted("insert", names, n_names))
         bench_insert(&b, rounds);
     if (bench_wanted("growth", names, n_names))

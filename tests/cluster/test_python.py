@@ -121,6 +121,12 @@ class Model:
         elif self.kind == "rowwise_adagrad":
             self.s[i] += (g * g).sum(1, keepdims=True)
             self.r[i] -= self.lr * g / (np.sqrt(self.s[i]) + 1e-8)
+        elif self.kind == "ftrl":  # beta 1, no penalties; m is z, v is n
+            self.m[i] = np.where(self.v[i] == 0, -self.r[i] / self.lr, self.m[i])
+            grown = np.sqrt(self.v[i] + g * g) - np.sqrt(self.v[i])
+            self.m[i] += g - grown / self.lr * self.r[i]
+            self.v[i] += g * g
+            self.r[i] = -self.m[i] * self.lr / (1 + np.sqrt(self.v[i]))
         else:
             self.t[i] += 1
             self.m[i] = 0.9 * self.m[i] + 0.1 * g
@@ -129,7 +135,7 @@ class Model:
             self.r[i] -= self.lr * m / (np.sqrt(v) + 1e-8)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"])
 def test_pushes_follow_the_optimizer(standalone, connect, rng, kind):
     slot = {"id": 3, "dim": 12, "optimizer": kind, "lr": 0.1, "init": "normal", "init_scale": 1}
     c = connect(standalone(3, slots=[slot]))
@@ -144,6 +150,19 @@ def test_pushes_follow_the_optimizer(standalone, connect, rng, kind):
         np.add.at(summed, where, grads)
         model.step(distinct, summed)
     np.testing.assert_allclose(c.pull({3: keys})[3], model.r, rtol=2e-5, atol=2e-6)
+
+
+def test_ftrl_is_searched_in_the_axis_basis_only(standalone, connect):
+    slots = [
+        {"id": 1, "dim": 4},
+        {"id": 2, "dim": 4, "name": "user", "optimizer": "ftrl", "l1": 0.5, "l2": 0.1},
+    ]
+    c = connect(standalone(2, slots=slots))
+    with pytest.raises(dimfit.Error, match=r"slot 2 \(user\): ftrl takes the axis basis only") as e:
+        c.search(kappa=0.5, basis="rotated")
+    assert e.value.code == "INVALID"
+    assert c.stats()["phase"] == "idle"
+    c.search(kappa=0.5, basis="axis", plan_only=True)
 
 
 def test_gradients_of_equal_keys_are_summed_and_applied_once(standalone, connect):
@@ -163,13 +182,13 @@ def test_gradients_of_equal_keys_are_summed_and_applied_once(standalone, connect
 def test_a_first_gradient_of_zero_leaves_the_row(standalone, connect):
     slots = [
         {"id": i, "dim": 3, "optimizer": kind}
-        for i, kind in enumerate(["sgd", "adagrad", "rowwise_adagrad", "adam"])
+        for i, kind in enumerate(["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"])
     ]
     c = connect(standalone(1, slots=slots))
-    before = c.pull({i: EDGES for i in range(4)})
-    c.push({i: (EDGES, np.zeros((6, 3), np.float32)) for i in range(4)})
-    after = c.pull({i: EDGES for i in range(4)})
-    for i in range(4):
+    before = c.pull({i: EDGES for i in range(5)})
+    c.push({i: (EDGES, np.zeros((6, 3), np.float32)) for i in range(5)})
+    after = c.pull({i: EDGES for i in range(5)})
+    for i in range(5):
         np.testing.assert_array_equal(after[i], before[i])
 
 
@@ -493,7 +512,7 @@ def test_first_dense_reset_wins(standalone, connect):
     assert "w2" in info.value.message
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam"])
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam", "ftrl"])
 def test_dense_pushes_follow_the_optimizer(standalone, connect, rng, kind):
     daemon = standalone(2, slots=SLOTS)
     clients = connect(daemon), connect(daemon)

@@ -555,7 +555,7 @@ def test_kept_dimensions_survive_an_axis_change_bit_for_bit(filled, world):
     assert c.stats()["params"] == sum(keep[i].sum() * ROWS[i] for i in DIMS)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"])
 def test_optimizer_state_of_kept_dimensions_survives_an_axis_change(
     standalone, connect, world, rng, optimizer
 ):

@@ -273,6 +273,23 @@ static struct buf bytes_of(const struct change *change) {
     return bytes;
 }
 
+static void ftrl_is_selected_from_and_never_turned(void **state) {
+    struct layout *layout = one_slot(), *after;
+    struct err_detail detail;
+    layout->slots[0].optimizer = (struct optimizer){.kind = OPTIMIZER_FTRL, .lr = 1};
+    struct change *change = one_change(layout, 3, true);
+    uint64_t seed = 1;
+    fill_rotation(&change->slots[0], &seed);
+    assert_int_equal(change_apply(change, layout, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_string_equal(detail.text, "slot 9 (a): ftrl takes the axis basis only");
+    change_destroy(&change);
+    change = one_change(layout, 2, false);
+    memcpy(change->slots[0].keep, (uint16_t[]){4, 1}, 2 * sizeof(uint16_t));
+    apply(&layout, change);
+    assert_int_equal(layout->slots[0].width, 2);
+    layout_destroy(&layout);
+}
+
 static void a_change_survives_its_bytes(void **state) {
     struct change *change = mixed(), *back;
     struct buf bytes = bytes_of(change);
@@ -375,6 +392,7 @@ int main(void) {
         cmocka_unit_test(a_basis_stays_orthonormal_over_many_epochs),
         cmocka_unit_test(slots_not_named_stay_as_they_are),
         cmocka_unit_test(a_change_that_does_not_fit_is_refused),
+        cmocka_unit_test(ftrl_is_selected_from_and_never_turned),
         cmocka_unit_test(a_change_survives_its_bytes),
         cmocka_unit_test(every_truncation_is_refused),
         cmocka_unit_test(any_changed_byte_is_refused_or_gives_a_sound_change),

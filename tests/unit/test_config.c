@@ -79,6 +79,7 @@ static void a_full_file_is_read(void **state) {
                                "shards: 4\n"
                                "bind: ipc:///tmp/x\n"
                                "score_memory: 512M\n"
+                               "score_sample: 16\n"
                                "seed: 18446744073709551615\n"
                                "auto_slots: true\n"
                                "scoring_timeout: 12.5\n"
@@ -89,6 +90,7 @@ static void a_full_file_is_read(void **state) {
     assert_int_equal(config.shards, 4);
     assert_string_equal(config.bind, "ipc:///tmp/x");
     assert_int_equal(config.score_memory, 512u << 20);
+    assert_int_equal(config.score_sample, 16);
     assert_true(config.seed == UINT64_MAX);
     assert_true(config.auto_slots);
     assert_true(config.scoring_timeout == 12.5);
@@ -112,6 +114,23 @@ static void a_full_file_is_read(void **state) {
     config_fini(&config);
 }
 
+static void the_settings_of_ftrl_are_read(void **state) {
+    struct config config;
+    struct err_detail detail = {""};
+    assert_int_equal(read_text("defaults: {optimizer: ftrl, l1: 0.5}\n"
+                               "slots: [{id: 1}, {id: 2, ftrl_beta: 0.25, l1: 2, l2: 3}]\n",
+                               &config, &detail),
+                     DIMFIT_OK);
+    const struct optimizer *const a = &config.slots[0].optimizer, *const b =
+                                                                      &config.slots[1].optimizer;
+    assert_int_equal(a->kind, OPTIMIZER_FTRL);
+    assert_true(a->beta == 1 && a->l1 == 0.5f && a->l2 == 0);
+    assert_true(b->beta == 0.25f && b->l1 == 2 && b->l2 == 3);
+    config_fini(&config);
+    refused("defaults: {l1: -1}\n", 1, "l1: -1 is out of range: 0 to 1e+06");
+    refused("score_sample: 0\n", 1, "score_sample: \"0\" is not a whole number from 1 to 1000000");
+}
+
 static void an_empty_file_changes_nothing(void **state) {
     struct config config;
     struct err_detail detail = {""};
@@ -125,8 +144,9 @@ static void unknown_keys_are_refused_with_their_line_and_the_nearest_key(void **
     refused("shards: 1\nshard: 2\n", 2, "shard: no key of the configuration, did you mean shards?");
     refused("slots:\n  - id: 1\n    naem: x\n", 3, "naem: no key of a slot, did you mean name?");
     refused("defaults:\n  id: 1\n", 2,
-            "id: no key of defaults; it takes dim, width, optimizer, lr, eps, beta1, beta2, init, "
-            "init_scale, search, admit, expire_days, expire_shows, decay, clicks or last_seen");
+            "id: no key of defaults; it takes dim, width, optimizer, lr, eps, beta1, beta2, "
+            "ftrl_beta, l1, l2, init, init_scale, search, admit, expire_days, expire_shows, decay, "
+            "clicks or last_seen");
 }
 
 static void wrong_types_are_refused(void **state) {
@@ -140,7 +160,7 @@ static void wrong_types_are_refused(void **state) {
     refused("defaults: {lr: 0.1x}\n", 1, "lr: \"0.1x\" is not a number");
     refused("defaults: {lr: .inf}\n", 1, "lr: \".inf\" is not a number");
     refused("defaults: {optimizer: adamw}\n", 1,
-            "optimizer: \"adamw\" is not one of sgd, adagrad, rowwise_adagrad or adam");
+            "optimizer: \"adamw\" is not one of sgd, adagrad, rowwise_adagrad, adam or ftrl");
     refused("bind: 7700\n", 1,
             "bind: \"7700\" is not an endpoint such as tcp://10.0.0.5:7700 or ipc://PATH");
     refused("slots: {id: 1}\n", 1, "slots: takes a list such as [{id: 1, name: user}]");
@@ -397,6 +417,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_the_documented_ones),
         cmocka_unit_test(a_full_file_is_read),
+        cmocka_unit_test(the_settings_of_ftrl_are_read),
         cmocka_unit_test(an_empty_file_changes_nothing),
         cmocka_unit_test(unknown_keys_are_refused_with_their_line_and_the_nearest_key),
         cmocka_unit_test(wrong_types_are_refused),

@@ -146,6 +146,13 @@ static void settings_out_of_range_are_refused_by_name(void **state) {
     slot.optimizer.beta2 = 1;
     refused(&slot, "beta2");
     slot = good;
+    slot.optimizer.kind = OPTIMIZER_FTRL;
+    slot.optimizer.l1 = -1;
+    refused(&slot, "l1");
+    slot.optimizer.l1 = 0;
+    slot.optimizer.lr = 0;
+    refused(&slot, "lr > 0");
+    slot = good;
     slot.init = (enum init_kind)7;
     refused(&slot, "init 7");
     slot = good;
@@ -361,6 +368,10 @@ static void bases_that_are_none_are_refused(void **state) {
     layout->slots[1].mean[2] = INFINITY;
     decode_refused(layout, "slot 5: mean");
     layout->slots[1].mean[2] = 0;
+    layout->slots[1].optimizer.kind = OPTIMIZER_FTRL;
+    layout->slots[1].optimizer.lr = 1;
+    decode_refused(layout, "slot 5: ftrl takes the axis basis only");
+    layout->slots[1].optimizer.kind = OPTIMIZER_SGD;
     layout->slots[1].id = 3;
     decode_refused(layout, "out of order");
     layout->slots[1].id = 5;
@@ -389,6 +400,24 @@ static void retention_that_contradicts_itself_is_refused_from_bytes(void **state
     layout_destroy(&layout);
 }
 
+static void the_settings_of_ftrl_survive_their_bytes(void **state) {
+    struct layout *layout, *copy;
+    struct buf bytes = {0};
+    struct layout_slot slot = spec(8, "ftrl");
+    slot.optimizer = (struct optimizer){
+        .kind = OPTIMIZER_FTRL, .lr = 0.5f, .beta = 0.25f, .l1 = 2, .l2 = 3};
+    assert_int_equal(layout_new(1, 1, &layout), DIMFIT_OK);
+    assert_int_equal(layout_add_slot(layout, &slot, NULL), DIMFIT_OK);
+    layout_encode(layout, &bytes);
+    assert_int_equal(layout_decode(bytes.data, bytes.len, &copy, NULL), DIMFIT_OK);
+    const struct optimizer *const o = &copy->slots[0].optimizer;
+    assert_int_equal(o->kind, OPTIMIZER_FTRL);
+    assert_true(o->lr == 0.5f && o->beta == 0.25f && o->l1 == 2 && o->l2 == 3);
+    buf_fini(&bytes);
+    layout_destroy(&copy);
+    layout_destroy(&layout);
+}
+
 static void words_for_optimizers_and_inits_go_both_ways(void **state) {
     enum optimizer_kind kind = OPTIMIZER_SGD;
     enum init_kind init = INIT_ZERO;
@@ -403,6 +432,7 @@ static void words_for_optimizers_and_inits_go_both_ways(void **state) {
     assert_int_equal(optimizer_state_width(OPTIMIZER_ROWWISE_ADAGRAD, 16), 1);
     assert_int_equal(optimizer_state_width(OPTIMIZER_ADAGRAD, 16), 16);
     assert_int_equal(optimizer_state_width(OPTIMIZER_ADAM, 16), 33);
+    assert_int_equal(optimizer_state_width(OPTIMIZER_FTRL, 16), 32);
 }
 
 int main(void) {
@@ -421,6 +451,7 @@ int main(void) {
         cmocka_unit_test(any_changed_byte_is_refused_or_gives_a_sound_layout),
         cmocka_unit_test(bases_that_are_none_are_refused),
         cmocka_unit_test(retention_that_contradicts_itself_is_refused_from_bytes),
+        cmocka_unit_test(the_settings_of_ftrl_survive_their_bytes),
         cmocka_unit_test(words_for_optimizers_and_inits_go_both_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -333,6 +333,18 @@ static void nothing_scored_is_refused_where_scores_decide(void **state) {
     plan_destroy(&plan);
 }
 
+static void ftrl_is_planned_in_the_axis_basis_only(void **state) {
+    struct scene *const s = *state;
+    s->layout->slots[0].optimizer.kind = OPTIMIZER_FTRL; /* the linear one, outside the search */
+    struct plan *plan = scene_plan(s);
+    plan_destroy(&plan);
+    s->layout->slots[2].optimizer.kind = OPTIMIZER_FTRL;
+    scene_refuses(s, DIMFIT_ERR_INVALID, "slot 13 (slot 1): ftrl takes the axis basis only");
+    s->request.basis = BASIS_AXIS;
+    plan = scene_plan(s);
+    plan_destroy(&plan);
+}
+
 static void scores_of_the_axes_alone_cannot_be_turned(void **state) {
     struct scene *const s = *state;
     s->stats->steps[3].slots[2].C = NULL;
@@ -433,6 +445,7 @@ int main(void) {
         PLAN_TEST(floors_over_the_budget_are_refused_with_a_way_out),
         PLAN_TEST(statistics_of_another_layout_are_refused),
         PLAN_TEST(nothing_scored_is_refused_where_scores_decide),
+        PLAN_TEST(ftrl_is_planned_in_the_axis_basis_only),
         PLAN_TEST(scores_of_the_axes_alone_cannot_be_turned),
         PLAN_TEST(moments_not_gathered_are_missed_where_needed),
         PLAN_TEST(numbers_that_are_not_finite_are_refused_by_slot),

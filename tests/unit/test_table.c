@@ -55,7 +55,7 @@ static struct layout_slot spec_of(uint32_t id, enum optimizer_kind kind) {
         .dim = DIM,
         .width = DIM,
         .search = true,
-        .optimizer = {kind, 0.05f, 1e-8f, 0.9f, 0.999f},
+        .optimizer = {kind, 0.05f, 1e-8f, 0.9f, 0.999f, 1, 0.01f, 0.1f},
         .init = INIT_NORMAL,
         .init_scale = 0.1f,
     };
@@ -202,7 +202,7 @@ static void assert_same_rows(const struct table_slot *a, const struct table_slot
 }
 
 static void a_repeated_key_takes_its_gradients_one_after_another(void **state) {
-    for (int kind = OPTIMIZER_SGD; kind <= OPTIMIZER_ADAM; kind++) {
+    for (int kind = OPTIMIZER_SGD; kind <= OPTIMIZER_FTRL; kind++) {
         struct fixture *const f = setup((enum optimizer_kind)kind);
         struct fixture *const one = setup((enum optimizer_kind)kind);
         fill(f, 1000, 40, 5);
@@ -417,7 +417,7 @@ static void assert_close(const double *a, const double *b, size_t n, double tole
 static void scores_agree_with_plain_sums(void **state) {
     struct fixture *const f = setup(OPTIMIZER_ROWWISE_ADAGRAD);
     struct naive got = {0}, want = {0};
-    const struct score_sums sums = {512, got.g, got.row, got.C[0], got.b};
+    const struct score_sums sums = {512, got.g, got.row, got.C[0], got.b, 1, 1};
     float *const values = malloc(1001 * DIM * sizeof *values);
     train(f, f->slot);
     for (uint64_t step = 0; step < 3; step++) {
@@ -442,13 +442,115 @@ static void scores_agree_with_plain_sums(void **state) {
     teardown(f);
 }
 
+/* A slot whose rows, and all sums of whose products, are small multiples of a half: exact in any
+ * order. */
+static struct table_slot *add_exact_slot(struct fixture *f) {
+    struct layout_slot spec = spec_of(SLOT + 1, OPTIMIZER_SGD);
+    spec.init = INIT_ZERO;
+    spec.optimizer.lr = 0.5f;
+    assert_int_equal(layout_add_slot(f->layout, &spec, NULL), DIMFIT_OK);
+    assert_int_equal(table_add_slot(f->table, layout_find(f->layout, SLOT + 1)), DIMFIT_OK);
+    return table_find(f->table, SLOT + 1);
+}
+
+static void fill_exact(struct fixture *f, size_t n, uint64_t seed) {
+    for (size_t i = 0; i < n; i++)
+        set_key(f, i, mix(i));
+    for (size_t i = 0; i < n * DIM; i++)
+        set_grad(f, i, (float)round(4 * noise(i + seed * 7000003)));
+}
+
+static void every_row_is_taken_where_a_sample_is_of_one_in_one(void **state) {
+    enum { KEYS = 3000 };
+    struct fixture *const f = setup(OPTIMIZER_SGD);
+    struct table_slot *const slot = add_exact_slot(f);
+    struct naive got = {0}, want = {0};
+    const struct score_sums sums = {2, got.g, got.row, got.C[0], got.b, 77, 1};
+    float *const values = malloc(KEYS * DIM * sizeof *values);
+    for (uint64_t t = 0; t < 3; t++) {
+        fill_exact(f, KEYS, t);
+        table_pull(slot, keys_of(f), KEYS, values);
+        for (size_t i = 0; i < KEYS; i++)
+            naive_add(&want, values + i * DIM, f, i, 2);
+        push(f, slot, KEYS, &sums);
+    }
+    assert_memory_equal(&got, &want, sizeof want);
+    assert_true(want.C[0][0] != 0);
+    free(values);
+    teardown(f);
+}
+
+/* Two shards' worth of keys in calls of any size, backwards, are the sample that one call takes. */
+static void a_sample_is_a_matter_of_feasign_and_step_alone(void **state) {
+    enum { KEYS = 2000 };
+    struct fixture *const f = setup(OPTIMIZER_SGD);
+    struct table_slot *const slot = add_exact_slot(f);
+    struct naive whole = {0}, parts = {0}, other = {0};
+    const struct score_sums at_once = {2, whole.g, whole.row, whole.C[0], whole.b, 5, 4};
+    const struct score_sums in_parts = {2, parts.g, parts.row, parts.C[0], parts.b, 5, 4};
+    const struct score_sums other_step = {2, other.g, other.row, other.C[0], other.b, 6, 4};
+    fill_exact(f, KEYS, 1);
+    push(f, slot, KEYS, NULL);
+    table_push(slot, keys_of(f), grads_of(f), NULL, KEYS, false, &at_once);
+    table_push(slot, keys_of(f), grads_of(f), NULL, KEYS, false, &other_step);
+    for (size_t shard = 0; shard < 2; shard++) {
+        for (size_t i = KEYS; i-- > 0;) {
+            if (mix(i) % 2 == shard)
+                table_push(slot, keys_of(f) + i * 8, grads_of(f) + i * DIM * 4, NULL, 1, false,
+                           &in_parts);
+        }
+    }
+    assert_memory_equal(&whole, &parts, sizeof whole);
+    assert_memory_equal(other.g, whole.g, sizeof whole.g);
+    assert_memory_not_equal(other.C, whole.C, sizeof whole.C);
+    teardown(f);
+}
+
+/* Over many steps the mean of sampled sums comes as near to the whole ones as their spread lets it:
+ * the variance of a sum of x_i, each there with probability 1/N and weighed N, is (N - 1) sum
+ * x_i^2.
+ */
+static void sampled_sums_are_expected_to_be_the_whole_ones(void **state) {
+    enum { KEYS = 1000, TIMES = 400, SAMPLE = 8 };
+    struct fixture *const f = setup(OPTIMIZER_ROWWISE_ADAGRAD);
+    struct naive want = {0}, got = {0}, squares = {0};
+    float *const values = malloc(KEYS * DIM * sizeof *values);
+    train(f, f->slot);
+    fill(f, KEYS, UINT64_MAX, 3);
+    table_pull(f->slot, keys_of(f), KEYS, values);
+    for (size_t i = 0; i < KEYS; i++) {
+        naive_add(&want, values + i * DIM, f, i, 1);
+        for (size_t j = 0; j < DIM; j++) {
+            for (size_t k = 0; k < DIM; k++)
+                squares.C[j][k] += pow((double)values[i * DIM + j] * grad_at(f, i * DIM + k), 2);
+            squares.b[j] += pow(grad_at(f, i * DIM + j), 2);
+        }
+    }
+    for (uint64_t step = 1; step <= TIMES; step++) {
+        const struct score_sums sums = {1, got.g, got.row, got.C[0], got.b, step, SAMPLE};
+        table_push(f->slot, keys_of(f), grads_of(f), NULL, KEYS, false, &sums);
+    }
+    for (size_t i = 0; i < DIM * DIM; i++) {
+        const size_t j = i / DIM, k = i % DIM;
+        const double spread = sqrt((SAMPLE - 1.0) * squares.C[j][k] / TIMES);
+        assert_true(fabs(got.C[j][k] / TIMES - want.C[j][k]) < 4.5 * spread);
+    }
+    for (size_t k = 0; k < DIM; k++) {
+        const double spread = sqrt((SAMPLE - 1.0) * squares.b[k] / TIMES);
+        assert_true(fabs(got.b[k] / TIMES - want.b[k]) < 4.5 * spread);
+        assert_true(fabs(got.g[k] / TIMES - want.g[k]) <= 1e-12 * want.row[k]);
+    }
+    free(values);
+    teardown(f);
+}
+
 static void a_score_only_push_stores_and_counts_nothing(void **state) {
     struct fixture *const f = setup(OPTIMIZER_ADAM);
     struct fixture *const same = setup(OPTIMIZER_ADAM);
     struct naive sums = {0};
     train(f, f->slot);
     train(same, same->slot);
-    const struct score_sums to = {1, sums.g, sums.row, NULL, NULL};
+    const struct score_sums to = {.scale = 1, .g = sums.g, .row = sums.row};
     fill(f, 3000, 10000, 77);
     table_push(f->slot, keys_of(f), grads_of(f), NULL, 3000, false, &to);
     assert_true(sums.row[0] > 0);
@@ -577,7 +679,7 @@ static struct saved *save(const struct fixture *f, size_t state_width) {
 static void a_keep_change_moves_values_and_state_bit_for_bit(void **state) {
     static const uint16_t keep[] = {11, 0, 4, 5, 8};
     enum { TO = ARRAY_LEN(keep) };
-    for (int kind = OPTIMIZER_SGD; kind <= OPTIMIZER_ADAM; kind++) {
+    for (int kind = OPTIMIZER_SGD; kind <= OPTIMIZER_FTRL; kind++) {
         struct fixture *const f = setup((enum optimizer_kind)kind);
         train(f, f->slot);
         struct saved *const old = save(f, optimizer_state_width((enum optimizer_kind)kind, DIM));
@@ -594,8 +696,10 @@ static void a_keep_change_moves_values_and_state_bit_for_bit(void **state) {
                 assert_true(row.state[0] == old[i].state[0]);
             for (size_t k = 0; k < TO; k++) {
                 assert_true(row.values[k] == old[i].values[keep[k]]);
-                if (kind == OPTIMIZER_ADAGRAD)
+                if (kind == OPTIMIZER_ADAGRAD || kind == OPTIMIZER_FTRL)
                     assert_true(row.state[k] == old[i].state[keep[k]]);
+                if (kind == OPTIMIZER_FTRL)
+                    assert_true(row.state[TO + k] == old[i].state[DIM + keep[k]]);
                 if (kind == OPTIMIZER_ADAM) {
                     assert_true(row.state[1 + k] == old[i].state[1 + keep[k]]);
                     assert_true(row.state[1 + TO + k] == old[i].state[1 + DIM + keep[k]]);
@@ -717,7 +821,7 @@ static void a_change_of_basis_at_full_width_leaves_every_embedding(void **state)
 }
 
 static void a_dropped_slot_keeps_its_rows_and_counts(void **state) {
-    for (int kind = OPTIMIZER_SGD; kind <= OPTIMIZER_ADAM; kind++) {
+    for (int kind = OPTIMIZER_SGD; kind <= OPTIMIZER_FTRL; kind++) {
         struct fixture *const f = setup((enum optimizer_kind)kind);
         train(f, f->slot);
         const uint64_t rows = table_figures(f->table).rows;
@@ -901,6 +1005,9 @@ int main(void) {
         cmocka_unit_test(stored_rows_are_pushed_and_unknown_ones_counted_beyond_the_limit),
         cmocka_unit_test(a_gradient_that_is_not_finite_is_refused_by_name),
         cmocka_unit_test(scores_agree_with_plain_sums),
+        cmocka_unit_test(every_row_is_taken_where_a_sample_is_of_one_in_one),
+        cmocka_unit_test(a_sample_is_a_matter_of_feasign_and_step_alone),
+        cmocka_unit_test(sampled_sums_are_expected_to_be_the_whole_ones),
         cmocka_unit_test(a_score_only_push_stores_and_counts_nothing),
         cmocka_unit_test(export_sums_rows_and_second_moments),
         cmocka_unit_test(a_keep_change_moves_values_and_state_bit_for_bit),

@@ -37,7 +37,7 @@ static struct fixture setup(enum optimizer_kind kind, struct retention retention
         .width = DIM,
         .search = true,
         .name = "slot",
-        .optimizer = {kind, 0.25f, 1e-8f, 0.9f, 0.999f},
+        .optimizer = {kind, 0.25f, 1e-8f, 0.9f, 0.999f, 1, 0, 0},
         .init = INIT_NORMAL,
         .init_scale = 0.1f,
         .retention = retention,
@@ -172,7 +172,7 @@ static void what_a_slot_does_not_count_is_not_there(void **state) {
 }
 
 static void counters_leave_values_and_state_alone(void **state) {
-    for (int kind = OPTIMIZER_SGD; kind <= OPTIMIZER_ADAM; kind++) {
+    for (int kind = OPTIMIZER_SGD; kind <= OPTIMIZER_FTRL; kind++) {
         struct fixture f = setup((enum optimizer_kind)kind,
                                  (struct retention){.decay = 0.9f, .clicks = true});
         struct fixture plain = setup((enum optimizer_kind)kind, (struct retention){0});
@@ -270,8 +270,8 @@ static void a_pending_feasign_scores_as_its_initial_value(void **state) {
     for (size_t i = 0; i < 100 * DIM; i++)
         grads[i] = (float)(draw(&f) % 1000) - 500;
     for (int train = 0; train < 4; train++) {
-        const struct score_sums sums = {2, g[train > 0], row[train > 0], C[train > 0],
-                                        b[train > 0]};
+        const struct score_sums sums = {
+            2, g[train > 0], row[train > 0], C[train > 0], b[train > 0], 1, 1};
         memset(g[train > 0], 0, sizeof g[0]);
         memset(row[train > 0], 0, sizeof row[0]);
         memset(C[train > 0], 0, sizeof C[0]);
@@ -469,7 +469,7 @@ static void narrow(struct fixture *f) {
 
 static void a_layout_change_amid_an_expiry_keeps_rows_and_free_ones(void **state) {
     enum { KEYS = 6000 };
-    for (int kind = OPTIMIZER_SGD; kind <= OPTIMIZER_ADAM; kind++) {
+    for (int kind = OPTIMIZER_SGD; kind <= OPTIMIZER_FTRL; kind++) {
         struct fixture f = setup((enum optimizer_kind)kind,
                                  (struct retention){.admit = 2, .clicks = true, .expire_days = 1});
         for (uint64_t k = 0; k < KEYS; k++)

@@ -186,7 +186,7 @@ class Client:
         """Make slots known to the cluster.
 
         slots: slot -> any of dim, name, search (True), optimizer ("sgd", "adagrad",
-        "rowwise_adagrad", "adam"), lr, init ("zero", "uniform", "normal"), init_scale. What is left
+        "rowwise_adagrad", "adam", "ftrl"), lr, init ("zero", "uniform", "normal"), init_scale. What is left
         out is the cluster's default. Slots that the cluster has must agree in dim.
 
         Raises Error: WIDTH for another dim, UNKNOWN_SLOT where the cluster takes no new slots.
