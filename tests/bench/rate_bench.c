@@ -72,57 +72,62 @@ void bench_half(const struct run *run) {
 
 /* ---- scores ---------------------------------------------------------------------------------- */
 
+/* One side of a pair: pushes with what is measured, or without. */
+typedef struct rate slice(const struct target *target, const struct stream *stream, bool with);
+
 /* The effect is as small as what else the machine does: many short pairs, the first of a pair by
- * turns, and the median of their ratios. */
+ * turns, and the median of their ratios. cpu may be NULL. */
+static void measure_pairs(const struct run *run, struct target *target, slice *part,
+                          struct series *time, struct series *cpu) {
+    struct stream stream = stream_of_model(BENCH_BATCH);
+    model_fill(target);
+    const double pairs = run->rounds * run->seconds / SLICE;
+    for (int i = 0; i < pairs && i < BENCH_ROUNDS_MAX; i++) {
+        const bool with_first = i % 2 == 0;
+        const struct rate first = part(target, &stream, with_first);
+        const struct rate second = part(target, &stream, !with_first);
+        const struct rate *const with = with_first ? &first : &second;
+        const struct rate *const without = with_first ? &second : &first;
+        series_add(time, 1e9 / with->keys_a_second, 1e9 / without->keys_a_second);
+        if (cpu != NULL)
+            series_add(cpu, with->server_ns, without->server_ns);
+    }
+    stream_fini(&stream);
+}
+
+static struct rate slice_scored(const struct target *target, const struct stream *stream,
+                                bool with) {
+    return measure(&(struct side){target, stream, with ? call_push_score : call_push}, SLICE);
+}
+
 void bench_scoring(const struct run *run) {
     struct series time = {
         .name = "scoring", .unit = "ns/key", .against = "the same without scores"};
     struct series cpu = time;
     cpu.name = "scoring_cpu";
-    struct stream stream = stream_of_model(BENCH_BATCH);
-    const struct side scored = {&run->targets[0], &stream, call_push_score};
-    const struct side plain = {&run->targets[0], &stream, call_push};
-    model_fill(&run->targets[0]);
-    const double pairs = run->rounds * run->seconds / SLICE;
-    for (int i = 0; i < pairs && i < BENCH_ROUNDS_MAX; i++) {
-        const bool plain_first = i % 2 == 1;
-        const struct rate first = measure(plain_first ? &plain : &scored, SLICE);
-        const struct rate second = measure(plain_first ? &scored : &plain, SLICE);
-        const struct rate *const with = plain_first ? &second : &first;
-        const struct rate *const without = plain_first ? &first : &second;
-        series_add(&time, 1e9 / with->keys_a_second, 1e9 / without->keys_a_second);
-        series_add(&cpu, with->server_ns, without->server_ns);
-    }
-    stream_fini(&stream);
+    measure_pairs(run, &run->targets[0], slice_scored, &time, &cpu);
     series_print(&time);
     series_print(&cpu);
 }
 
-/* Pushes while a search of this basis collects scores from them; it never has enough. */
-static struct rate measure_in_search(const struct side *side, const char *basis, double seconds) {
+/* While a search collects scores from training pushes; it never has enough. */
+static struct rate slice_searched(const struct target *target, const struct stream *stream,
+                                  bool rotated) {
     char args[160];
     snprintf(args, sizeof args,
              "{\"kappa\": 0.5, \"basis\": \"%s\", \"mode\": \"live\", \"plan_only\": true, "
              "\"samples\": 1000000000000}",
-             basis);
-    admin_do(side->target, "search start", args);
-    const struct rate rate = measure(side, seconds);
-    admin_do(side->target, "search abort", NULL);
+             rotated ? "rotated" : "axis");
+    admin_do(target, "search start", args);
+    const struct rate rate = measure(&(struct side){target, stream, call_push}, SLICE);
+    admin_do(target, "search abort", NULL);
     return rate;
 }
 
 static void bench_moments_of(const struct run *run, struct target *target, const char *name) {
-    struct series series = {.name = name, .unit = "ns/key", .against = "axis scores"};
-    struct stream stream = stream_of_model(BENCH_BATCH);
-    const struct side side = {target, &stream, call_push};
-    model_fill(target);
-    for (int i = 0; i < run->rounds; i++) {
-        const struct rate matrix = measure_in_search(&side, "rotated", run->seconds);
-        const struct rate axis = measure_in_search(&side, "axis", run->seconds);
-        series_add(&series, 1e9 / matrix.keys_a_second, 1e9 / axis.keys_a_second);
-    }
-    stream_fini(&stream);
-    series_print(&series);
+    struct series time = {.name = name, .unit = "ns/key", .against = "axis scores"};
+    measure_pairs(run, target, slice_searched, &time, NULL);
+    series_print(&time);
 }
 
 /* The second target, if there is one, samples the rows of a push (--score-sample). */
