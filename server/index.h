@@ -171,8 +171,8 @@ static inline uint32_t index_find_in(const struct index_bucket *home, uint64_t k
     return home->rows[__builtin_ctz(match | 1u << (INDEX_KEYS - 1))] | none;
 }
 
-/* The bucket after a key's home, its load begun: where nearly all stand that do not at home. Valid
- * as index_fetch() is. */
+/* The bucket after a key's home, its load begun, and that of the one after it unless a page ends
+ * there: nearly all that do not stand at home stand in these. Valid as index_fetch() is. */
 static inline const struct index_bucket *index_fetch_next(const struct index *index,
                                                           uint64_t hash) {
     if (index->n_segments == 0)
@@ -182,6 +182,7 @@ static inline const struct index_bucket *index_fetch_next(const struct index *in
     const struct index_bucket *const next = index_bucket(index, place,
                                                          number < place->n_buckets ? number : 0);
     base_prefetch(next);
+    base_prefetch(next + 1);
     return next;
 }
 
