@@ -80,8 +80,9 @@ static const char *lifelong_difference(const struct layout_slot *a, const struct
     if (a->optimizer.lr != b->optimizer.lr || a->optimizer.eps != b->optimizer.eps ||
         a->optimizer.beta1 != b->optimizer.beta1 || a->optimizer.beta2 != b->optimizer.beta2)
         return "lr, eps, beta1 or beta2";
-    if (a->optimizer.beta != b->optimizer.beta || a->optimizer.l1 != b->optimizer.l1 ||
-        a->optimizer.l2 != b->optimizer.l2)
+    if (a->optimizer.kind == OPTIMIZER_FTRL && /* others' layouts do not say */
+        (a->optimizer.beta != b->optimizer.beta || a->optimizer.l1 != b->optimizer.l1 ||
+         a->optimizer.l2 != b->optimizer.l2))
         return "ftrl_beta, l1 or l2";
     if (a->init != b->init || a->init_scale != b->init_scale)
         return "init or init_scale";
