@@ -513,17 +513,18 @@ def varint(value):
     return out + bytes([value])
 
 
-def header(kind, request=1, client=7, seq=1, epoch=0, mode=1, name=b""):
+def header(kind, request=1, client=7, seq=1, epoch=0, mode=1, name=b"", plain=0):
     """A well-formed header frame, as message.proto says."""
     out = b"\x08\x01\x10" + varint(kind) + b"\x20" + varint(request)
     out += b"\x29" + struct.pack("<Q", client) + b"\x30\x01\x38" + varint(seq)
     out += b"\x40" + varint(epoch) + b"\x68" + varint(mode)
-    return out + (b"\x82\x01" + varint(len(name)) + name if name else b"")
+    out += b"\x82\x01" + varint(len(name)) + name if name else b""
+    return out + (b"\xa0\x01" + varint(plain) if plain else b"")
 
 
 def hostile_messages(rng):
     """Lists of frames. Every kind that any process knows, with bodies that no one would send."""
-    kinds = [1, 2, 3, 4, 5, 16, 17, 18, 19, 20, 32, 33, 48, 49, 50, 51, 52, 53, 54, 55, 99, 2**31]
+    kinds = [1, 2, 3, 4, 5, 16, 17, 18, 19, 20, 32, 33, 48, 49, 50, 51, 52, 53, 54, 55, 56, 99, 2**31]
     section = struct.pack("<IIQ", 1, 8, 3) + struct.pack("<3Q", 1, 2, 3)
     for kind in kinds:
         yield [header(kind)]
@@ -534,6 +535,9 @@ def hostile_messages(rng):
         yield [header(kind), struct.pack("<IIQ", 1, 8, 2**63), b""]
         yield [header(kind, name=b"search start"), b'{"kappa": 1e400']
         yield [header(kind, name=b"w"), b"[" * 100000]
+        for plain in (1, 100, 2**14, 2**30, 2**31, 2**64 - 1):  # bodies that say they are packed
+            yield [header(kind, seq=rng.randint(0, 2**62), plain=plain), rng.randbytes(70)]
+            yield [header(kind, plain=plain), b"\x1f\x00\x01\x00" + b"\xff" * 200]
     for size in (0, 1, 20, 1024, 1025, 70000):
         yield [rng.randbytes(size)]
         yield [rng.randbytes(size), rng.randbytes(size)]
