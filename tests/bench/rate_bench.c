@@ -130,11 +130,12 @@ static void bench_moments_of(const struct run *run, struct target *target, const
     series_print(&time);
 }
 
-/* The second target, if there is one, samples the rows of a push (--score-sample). */
+/* The second target samples the rows of a push (--score-sample). */
 void bench_moments(const struct run *run) {
+    if (run->n_targets != 2)
+        bench_die("two targets are needed, the second with --score-sample");
     bench_moments_of(run, &run->targets[0], "moments");
-    if (run->n_targets > 1)
-        bench_moments_of(run, &run->targets[1], "moments_sampled");
+    bench_moments_of(run, &run->targets[1], "moments_sampled");
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
