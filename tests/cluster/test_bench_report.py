@@ -109,7 +109,9 @@ def test_of_several_targets_all_must_hold() -> None:
     slow = line("pull", "keys/s", [17e6], [0.5e6])
     close = line("pull", "keys/s", [20e6], [1e6])
     assert [figure(l)["holds"] for l in (fast, slow, close)] == [True, False, False]
-    assert figure(fast)["target"] == ">= 18 M keys/s, ratio >= 22"
+    f = figure(fast)
+    assert f["target"] == 22 and f["targets"] == {"value": 18e6, "ratio": 22}
+    assert f["target_text"] == ">= 18 M keys/s, ratio >= 22"
 
 
 def test_the_table_says_the_same_in_a_row_a_figure() -> None:
