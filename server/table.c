@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 enum {
-    BLOCK = 32, /* keys that a stage of a walk takes at a time */
+    BLOCK = 64, /* keys that a stage of a walk takes at a time */
     STAGES = 4,
     SINKS = 2 * BLOCK,    /* of one block while the next has some too */
     PUSH_ROWS = 16,       /* rows that the kernels take at a time */
