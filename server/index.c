@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 enum {
-    LIMIT_KEYS = 16, /* in four buckets: at 80 % one key in eight is past its home */
+    LIMIT_KEYS = 15, /* in four buckets: at 75 % one key in ten is past its home */
     LIMIT_BUCKETS = 4,
     PAGE_BITS_MAX = 7,        /* 8 KiB; a segment is 64 KiB then, and a rehash short */
     SPLIT_START = 5,          /* pages of each half, of twice the pages half as large as well */

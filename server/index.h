@@ -4,7 +4,7 @@
  * Keys stand five to a bucket of one cache line, so that a look-up costs one line in the common
  * case. Buckets come in pages, up to eight pages make a segment, and a directory finds the segment.
  * A segment grows by itself, a page at a time, and splits in two at eight: an insertion never waits
- * for more than one segment's rehash, and the load stays between 64 % and 80 % however many keys
+ * for more than one segment's rehash, and the load stays between 60 % and 75 % however many keys
  * there are. While there is one segment, it is the pages that grow. Any 64-bit value is a legal
  * key. A value below INDEX_PENDING is a row number; those from there on are the owner's marks for
  * keys without a row.

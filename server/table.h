@@ -11,7 +11,7 @@
  *
  * Where a slot's retention (proto/retention.h) admits feasigns at their N-th show, one shown less
  * often is pending: the index has its show count, exact, and the day it was last seen, in place of
- * a row number. That is all it costs, an entry of 12 bytes at the index's load (some 18) instead of
+ * a row number. That is all it costs, an entry of 12 bytes at the index's load (some 19) instead of
  * a row. Its gradients are dropped, its clicks are not counted, it reads and scores as its initial
  * value. The push that brings its N-th show gives it its row, with the shows so far, and is
  * applied.
