@@ -10,11 +10,9 @@
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_ADDRESS__) &&             \
     !defined(__SANITIZE_THREAD__)
-#define KERNEL      __attribute__((target_clones("avx512f", "avx2", "default")))
-#define KERNEL_KEYS __attribute__((target_clones("arch=x86-64-v3", "default")))
+#define KERNEL __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define KERNEL
-#define KERNEL_KEYS
 #endif
 
 #endif

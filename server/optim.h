@@ -4,7 +4,7 @@
  * optim_reference.c is the specification, plain loops in the order of the sums. The variants of
  * optim_rows.c, one an instruction set, give the same bits as it does: optimizer steps are float32
  * without contraction, sums over rows are float64, and a product of a score, exact in float64, is
- * added in the order of the rows. The machine's best variant is chosen when the program starts.
+ * added in the order of the rows. The machine's best variant is the one in use.
  *
  * Rows stand anywhere, n floats each, any n >= 0; a row may come more than once and is worked on in
  * order. What is not finite in rows or gradients goes through the arithmetic as IEEE 754 has it;

@@ -469,9 +469,5 @@ static void moments(const struct optim_moments *m) {
     }
 }
 
-#define TEXT_OF(name) #name
-#define TEXT(name)    TEXT_OF(name)
-#define NAME_OF(name) optim_##name
-#define NAME(name)    NAME_OF(name)
-
-const struct optim_kernels NAME(VARIANT) = {TEXT(VARIANT), train, score, widen, moments};
+const struct optim_kernels VARIANT_NAME(optim, VARIANT) = {VARIANT_TEXT(VARIANT), train, score,
+                                                           widen, moments};

@@ -5,12 +5,11 @@
 #define SERVER_OPTIM_VARIANTS_H
 
 #include "server/optim.h"
+#include "server/variants.h"
 
 extern const struct optim_kernels optim_reference;
-extern const struct optim_kernels optim_baseline; /* whatever the compiler takes for granted */
-#ifdef __x86_64__
-extern const struct optim_kernels optim_avx2;
-extern const struct optim_kernels optim_avx512;
-#endif
+#define DECLARE(name) extern const struct optim_kernels optim_##name;
+VARIANTS(DECLARE)
+#undef DECLARE
 
 #endif

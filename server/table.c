@@ -1,15 +1,11 @@
 #include "proto/finite.h"
-#include "proto/kernel.h"
 #include "server/init.h"
 #include "server/optim.h"
-#include "server/table_slot.h"
+#include "server/walk.h"
 
 #include <stdlib.h>
 
 enum {
-    BLOCK = 64, /* keys that a stage of a walk takes at a time */
-    STAGES = 4,
-    SINKS = 2 * BLOCK,    /* of one block while the next has some too */
     PUSH_ROWS = 16,       /* rows that the kernels take at a time */
     MOMENT_ROWS = 64,     /* rows a product of C takes, */
     MOMENT_VALUES = 4096, /* and values: two buffers of 32 KiB on the stack */
@@ -138,159 +134,8 @@ dimfit_err table_add_slot(struct table *table, const struct layout_slot *spec) {
     return DIMFIT_OK;
 }
 
-#define INLINE static inline __attribute__((always_inline))
-
-/*
- * The keys of one call, a block at a time, each block through four stages, one block apart: the
- * home buckets are fetched; the keys are looked for there; those that were not there are looked for
- * on, and stored if need be; the rows are used. What each stage needs the one before has begun to
- * load. Room for new rows is made beforehand, so that rows keep their place meanwhile.
- *
- * A stage is a loop without branches that depend on the keys: a mispredicted one costs as much as a
- * row.
- */
-struct walk_block {
-    size_t first, n;  /* its keys */
-    size_t n_far;     /* of them, not found at home */
-    uint64_t version; /* of the index that the buckets are of */
-    uint64_t hashes[BLOCK];
-    const struct index_bucket *buckets[BLOCK]; /* the home of a key, then the next one */
-    float *values[BLOCK];   /* NULL: not stored; in a walk that stores rows, of a sink then */
-    uint32_t *sides[BLOCK]; /* in a walk that stores rows */
-    uint8_t far[BLOCK];     /* [n_far] places in the block */
-};
-
-struct walk {
-    const struct table_slot *slot;
-    struct table_slot *grow; /* takes the keys that are not there; NULL: they are not stored */
-    const struct table_counts *counts; /* with grow: what admits them */
-    const uint8_t *keys;
-    size_t n, fetched; /* keys */
-    size_t step;       /* blocks used */
-    struct walk_block blocks[STAGES];
-};
-
-INLINE uint64_t walk_key(const struct walk *walk, size_t i) {
-    return load_u64(walk->keys + i * sizeof(uint64_t));
-}
-
-/* What a loop needs is copied to its locals: for all the compiler knows, what it writes may be what
- * it reads. */
-INLINE void fetch_homes(struct walk *walk, struct walk_block *block) {
-    const struct index index = walk->slot->index;
-    const size_t first = walk->fetched, left = walk->n - first, n = left < BLOCK ? left : BLOCK;
-    const uint8_t *const keys = walk->keys + first * sizeof(uint64_t);
-    for (size_t i = 0; i < n; i++) {
-        const uint64_t hash = index_hash(&index, load_u64(keys + i * sizeof(uint64_t)));
-        block->hashes[i] = hash;
-        block->buckets[i] = index_fetch(&index, hash);
-    }
-    block->first = first;
-    block->n = n;
-    block->version = index.version;
-    walk->fetched += n;
-}
-
-INLINE void find_rows(const struct walk *walk, struct walk_block *block) {
-    const struct index *const index = &walk->slot->index;
-    const struct slab values = walk->slot->values, sides = walk->slot->sides;
-    const uint8_t *const keys = walk->keys + block->first * sizeof(uint64_t);
-    const bool with_sides = walk->grow != NULL;
-    const size_t n = block->n;
-    size_t n_far = 0;
-    for (size_t i = 0; block->version != index->version && i < n; i++)
-        block->buckets[i] = index_fetch(index, block->hashes[i]);
-    block->version = index->version;
-    for (size_t i = 0; i < n; i++) {
-        const uint64_t key = load_u64(keys + i * sizeof(uint64_t));
-        const uint32_t found = index_find_in(block->buckets[i], key);
-        const uint32_t is_far = found / INDEX_PENDING, row = found & (is_far - 1);
-        block->far[n_far] = (uint8_t)i;
-        n_far += is_far;
-        block->values[i] = slab_row(&values, row);
-        slab_prefetch(&values, block->values[i]);
-        if (with_sides) {
-            block->sides[i] = slab_row(&sides, row);
-            slab_prefetch(&sides, block->sides[i]);
-        }
-    }
-    block->n_far = n_far;
-    for (size_t j = 0; j < n_far; j++) {
-        const size_t i = block->far[j];
-        block->values[i] = NULL;
-        block->buckets[i] = index_fetch_next(index, block->hashes[i]);
-    }
-}
-
-static void fetch_row(const struct walk *walk, struct walk_block *block, size_t i, uint32_t row) {
-    block->values[i] = slot_values(walk->slot, row);
-    slab_prefetch(&walk->slot->values, block->values[i]);
-    if (walk->grow == NULL)
-        return;
-    block->sides[i] = slot_side(walk->slot, row);
-    slab_prefetch(&walk->slot->sides, block->sides[i]);
-}
-
-/* A gradient that is not applied finds an initial row all the same; each key of a block has one of
- * its own. */
-static void use_sink(const struct walk *walk, struct walk_block *block, size_t i) {
-    const struct table_slot *const slot = walk->grow;
-    const uint32_t row = (uint32_t)((block->first + i) % SINKS);
-    block->values[i] = slab_row(&slot->sink_values, row);
-    block->sides[i] = slab_row(&slot->sink_sides, row);
-    init_row(&slot->spec, slot->seed, walk_key(walk, block->first + i), block->values[i]);
-    memset(block->sides[i], 0, slot->sink_sides.stride * sizeof(float));
-}
-
-static void find_far(struct walk *walk, struct walk_block *block) {
-    for (size_t j = 0; j < block->n_far; j++) {
-        const size_t i = block->far[j];
-        const uint64_t key = walk_key(walk, block->first + i);
-        uint32_t row = INDEX_NONE;
-        if (block->version == walk->slot->index.version)
-            row = index_find_in(block->buckets[i], key);
-        if (row >= INDEX_PENDING)
-            row = index_find(&walk->slot->index, key, block->hashes[i]);
-        if (row >= INDEX_PENDING && walk->grow != NULL)
-            row = row_admit(walk->grow, key, block->hashes[i], row, walk->counts, block->first + i);
-        if (row < INDEX_PENDING)
-            fetch_row(walk, block, i, row);
-        else if (walk->grow != NULL)
-            use_sink(walk, block, i);
-    }
-}
-
-INLINE void walk_step(struct walk *walk) {
-    const size_t at = walk->step++;
-    find_rows(walk, &walk->blocks[(at + 2) % STAGES]);
-    fetch_homes(walk, &walk->blocks[(at + 3) % STAGES]);
-    find_far(walk, &walk->blocks[(at + 1) % STAGES]);
-}
-
-INLINE void walk_init(struct walk *walk, const struct table_slot *slot, struct table_slot *grow,
-                      const struct table_counts *counts, const uint8_t *keys, size_t n) {
-    walk->slot = slot;
-    walk->grow = grow;
-    walk->counts = counts;
-    walk->keys = keys;
-    walk->n = n;
-    walk->fetched = walk->step = 0;
-    for (size_t i = 0; i < STAGES; i++)
-        walk->blocks[i].first = walk->blocks[i].n = walk->blocks[i].n_far = 0;
-    fetch_homes(walk, &walk->blocks[2]);
-    walk_step(walk);
-    walk_step(walk);
-}
-
-/* The next block of rows, NULL at the end. Valid until the next call. */
-INLINE const struct walk_block *walk_next(struct walk *walk) {
-    walk_step(walk);
-    const struct walk_block *const block = &walk->blocks[(walk->step - 1) % STAGES];
-    return block->n > 0 ? block : NULL;
-}
-
 /* Rows are short: a call of memcpy() costs as much as the copy. */
-INLINE void row_copy(float *to, const float *from, size_t w) {
+static inline void row_copy(float *to, const float *from, size_t w) {
     for (; w >= 16; w -= 16, to += 16, from += 16)
         memcpy(to, from, 16 * sizeof *to);
     for (; w >= 4; w -= 4, to += 4, from += 4)
@@ -299,11 +144,11 @@ INLINE void row_copy(float *to, const float *from, size_t w) {
         *to++ = *from++;
 }
 
-INLINE void pull_rows(const struct table_slot *slot, const uint8_t *keys, size_t n, size_t w,
-                      float *values) {
+static inline __attribute__((always_inline)) void
+pull_rows(const struct table_slot *slot, const uint8_t *keys, size_t n, size_t w, float *values) {
     const struct walk_block *block;
     struct walk walk;
-    walk_init(&walk, slot, NULL, NULL, keys, n);
+    walk_init(&walk, walk_kernels(), slot, NULL, NULL, keys, n);
     while ((block = walk_next(&walk)) != NULL) {
         for (size_t i = 0; i < block->n; i++, values += w) {
             if (block->values[i] != NULL)
@@ -314,9 +159,8 @@ INLINE void pull_rows(const struct table_slot *slot, const uint8_t *keys, size_t
     }
 }
 
-/* Once more for the usual width, whose copy is then two moves. */
-KERNEL_KEYS static void pull(const struct table_slot *slot, const uint8_t *keys, size_t n,
-                             float *values) {
+/* Once more for the usual width, whose copy is then a few moves. */
+static void pull(const struct table_slot *slot, const uint8_t *keys, size_t n, float *values) {
     if (slot->spec.width == 16)
         pull_rows(slot, keys, n, 16, values);
     else
@@ -349,7 +193,7 @@ dimfit_err table_check_grads(const struct table_slot *slot, const uint8_t *keys,
 dimfit_err table_reserve(struct table_slot *slot, size_t n) {
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
     const uint64_t rows = slot->rows + (uint64_t)(n > slot->n_free ? n - slot->n_free : 0);
-    const uint64_t sinks = slot->spec.retention.admit > 1 ? SINKS : 0;
+    const uint64_t sinks = slot->spec.retention.admit > 1 ? WALK_SINKS : 0;
     if (slot_over_limit(slot, n))
         return DIMFIT_ERR_LIMIT;
     dimfit_err err = n < INDEX_PENDING && rows <= INDEX_PENDING ? slab_reserve(&slot->values, rows)
@@ -370,7 +214,7 @@ size_t table_missing(const struct table_slot *slot, const uint8_t *keys, size_t 
     size_t count = 0;
     const struct walk_block *block;
     struct walk walk;
-    walk_init(&walk, slot, NULL, NULL, keys, n);
+    walk_init(&walk, walk_kernels(), slot, NULL, NULL, keys, n);
     while ((block = walk_next(&walk)) != NULL) {
         for (size_t i = 0; i < block->n; i++) {
             const bool absent = block->values[i] == NULL;
@@ -471,10 +315,10 @@ static void push_rows(const struct push *push, const struct walk_block *block, s
     push->kernels->train(&slot->spec.optimizer, &rows, push->sums != NULL ? &push->axis : NULL);
 }
 
-KERNEL_KEYS static void push_train(const struct push *push) {
+static void push_train(const struct push *push) {
     const struct walk_block *block;
     struct walk walk;
-    walk_init(&walk, push->slot, push->slot, push->counts, push->keys, push->n);
+    walk_init(&walk, walk_kernels(), push->slot, push->slot, push->counts, push->keys, push->n);
     while ((block = walk_next(&walk)) != NULL) {
         for (size_t i = 0, n; i < block->n; i += n) {
             n = block->n - i < PUSH_ROWS ? block->n - i : PUSH_ROWS;
@@ -489,7 +333,7 @@ static void push_score(const struct push *push) {
     float unknown[LAYOUT_DIM_MAX], *const missing = unknown;
     const struct walk_block *block;
     struct walk walk;
-    walk_init(&walk, slot, NULL, NULL, push->keys, push->n);
+    walk_init(&walk, walk_kernels(), slot, NULL, NULL, push->keys, push->n);
     while ((block = walk_next(&walk)) != NULL) {
         for (size_t i = 0; i < block->n; i++) {
             const size_t at = block->first + i;

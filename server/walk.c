@@ -1,0 +1,41 @@
+#include "server/walk.h"
+
+#include "server/variants.h"
+
+#define DECLARE(name) extern const struct walk_kernels walk_##name;
+#define ENTRY(name)   &walk_##name,
+VARIANTS(DECLARE)
+static const struct walk_kernels *const variants[] = {VARIANTS(ENTRY)};
+
+const struct walk_kernels *walk_kernels(void) {
+    return variants[variants_run() - 1];
+}
+
+const struct walk_kernels *const *walk_variants(size_t *n) {
+    *n = variants_run();
+    return variants;
+}
+
+void walk_init(struct walk *walk, const struct walk_kernels *kernels, const struct table_slot *slot,
+               struct table_slot *grow, const struct table_counts *counts, const uint8_t *keys,
+               size_t n) {
+    walk->kernels = kernels;
+    walk->slot = slot;
+    walk->grow = grow;
+    walk->counts = counts;
+    walk->keys = keys;
+    walk->n = n;
+    walk->fetched = walk->step = 0;
+    for (size_t i = 0; i < WALK_STAGES; i++) {
+        struct walk_block *const block = &walk->blocks[i];
+        block->version = block->first = block->n = block->n_far = 0;
+    }
+    for (size_t i = 0; i < WALK_STAGES - 1; i++) /* until the first block has passed all but one */
+        kernels->step(walk);
+}
+
+const struct walk_block *walk_next(struct walk *walk) {
+    walk->kernels->step(walk);
+    const struct walk_block *const block = &walk->blocks[(walk->step - 1) % WALK_STAGES];
+    return block->n > 0 ? block : NULL;
+}
