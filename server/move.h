@@ -2,8 +2,8 @@
  * The kernels of a layout change: cells of many rows from one width to another.
  *
  * A run is rows that stand one after another in both slabs. Each row is worked out by itself, in
- * one order of additions and without fused ones, so that the bits depend neither on which rows are
- * moved together nor on the instruction set. Pure; any thread may call.
+ * one order of additions, each fused with its product, so that the bits depend neither on which
+ * rows are moved together nor on the instruction set. Pure; any thread may call.
  */
 #ifndef SERVER_MOVE_H
 #define SERVER_MOVE_H
@@ -37,5 +37,12 @@ void move_matrix_fini(struct move_matrix *m);
 
 /* to = from matrix - shift matrix, in float64, rounded once. m->from <= LAYOUT_DIM_MAX. */
 void move_dense(const struct move_run *run, const struct move_matrix *m);
+
+/* What the machine runs of it, narrowest first; move_dense() is the last. */
+struct move_kernels {
+    const char *name;
+    void (*dense)(const struct move_run *run, const struct move_matrix *m);
+};
+const struct move_kernels *const *move_variants(size_t *n);
 
 #endif

@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#pragma GCC optimize("fp-contract=off") /* fused where it says so */
+
 enum { ROWS = 27, FROM_STRIDE = 70, TO_STRIDE = 66 };
 
 static double noise(uint64_t x) {
@@ -114,6 +116,52 @@ static void a_dense_move_is_the_product_rounded_once(void **state) {
     }
 }
 
+/* The plain loop: less the shift in order, then plus the products in order, each rounded once. */
+static float fused(const struct rows *f, const struct move_matrix *m, size_t r, size_t k,
+                   bool squared, bool shifted) {
+    double sum = 0;
+    for (size_t i = 0; shifted && i < m->from; i++) {
+        const double x = f->matrix[i * m->to + k];
+        sum -= f->shift[i] * (squared ? x * x : x);
+    }
+    for (size_t i = 0; i < m->from; i++) {
+        const double x = f->matrix[i * m->to + k];
+        sum = fma(f->from[r * FROM_STRIDE + i], squared ? x * x : x, sum);
+    }
+    return (float)sum;
+}
+
+static void assert_same_bits(const struct move_kernels *kernels, size_t from, size_t to,
+                             bool squared, bool shifted) {
+    struct rows *const f = setup();
+    struct move_matrix m;
+    assert_int_equal(move_matrix_init(&m, f->matrix, shifted ? f->shift : NULL, squared, from, to),
+                     DIMFIT_OK);
+    const struct move_run run = run_of(f, 0, ROWS);
+    kernels->dense(&run, &m);
+    for (size_t r = 0; r < ROWS; r++) {
+        for (size_t k = 0; k < to; k++) {
+            const float want = fused(f, &m, r, k, squared, shifted);
+            assert_memory_equal(&f->to[r * TO_STRIDE + k], &want, sizeof want);
+        }
+    }
+    assert_rest(f, to);
+    move_matrix_fini(&m);
+    free(f);
+}
+
+static void every_variant_gives_the_bits_of_the_plain_loop(void **state) {
+    static const size_t widths[] = {1, 3, 4, 5, 8, 9, 15, 16, 17, 33, 64};
+    size_t n;
+    const struct move_kernels *const *const variants = move_variants(&n);
+    assert_string_equal(variants[0]->name, "baseline");
+    for (size_t v = 0; v < n; v++) {
+        for (size_t c = 0; c < ARRAY_LEN(widths) * ARRAY_LEN(widths) * 4; c++)
+            assert_same_bits(variants[v], widths[c / 4 % ARRAY_LEN(widths)],
+                             widths[c / 4 / ARRAY_LEN(widths)], (c & 1) != 0, (c & 2) != 0);
+    }
+}
+
 static void a_row_moves_to_the_same_bits_whoever_moves_with_it(void **state) {
     enum { FROM = 16, TO = 11 };
     struct rows *const together = setup(), *const apart = setup();
@@ -137,6 +185,7 @@ int main(void) {
         cmocka_unit_test(cells_are_copied_bit_for_bit),
         cmocka_unit_test(kept_cells_come_in_the_order_asked_for),
         cmocka_unit_test(a_dense_move_is_the_product_rounded_once),
+        cmocka_unit_test(every_variant_gives_the_bits_of_the_plain_loop),
         cmocka_unit_test(a_row_moves_to_the_same_bits_whoever_moves_with_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
