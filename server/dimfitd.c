@@ -31,10 +31,10 @@ struct daemon {
     _Atomic bool failed; /* a shard could not do its work */
 };
 
-static volatile sig_atomic_t asked_to_stop;
+static _Atomic bool asked_to_stop; /* a signal may come on any thread */
 
 static void on_signal(int number) {
-    asked_to_stop = 1;
+    asked_to_stop = true;
 }
 
 static void catch_signals(void) {

@@ -26,13 +26,14 @@ BUILD = Path(os.environ.get("DIMFIT_BUILD", SOURCE)).resolve()
 PYTHON_DIR = SOURCE / "worker" / "python"
 START_SECONDS = 30
 RUN_SECONDS = 120
+CALL_SECONDS = 60  # a client's patience, unless a test is about that
 
 os.environ.setdefault("DIMFIT_LIB", str(BUILD / ".libs" / "libdimfit.so.0"))
 os.environ["PYTHONPATH"] = str(PYTHON_DIR)
 os.environ.pop("DIMFIT_COORDINATOR", None)
 sys.path.insert(0, str(PYTHON_DIR))
 
-SANITIZER = re.compile(r"runtime error:|ERROR: \w+Sanitizer")
+SANITIZER = re.compile(r"runtime error:|(?:ERROR|WARNING|FATAL): \w+Sanitizer")
 READY = re.compile(r"^dimfitd: (?:coordinator at (\S+), (\d+) shards|(\d+) shards for )")
 
 
@@ -188,19 +189,22 @@ def standalone(start, config):
 
 
 @pytest.fixture
-def connect():
+def connect(capfd):
     """connect(daemon or endpoint, **options) -> client, closed with the test."""
     import dimfit
 
     clients = []
 
     def connect(to, **options):
+        options = {"timeout": CALL_SECONDS, **options}
         clients.append(dimfit.connect(getattr(to, "endpoint", to), **options))
         return clients[-1]
 
     yield connect
     for client in clients:
         client.close()
+    written = capfd.readouterr().err  # of the library in this process
+    assert not SANITIZER.search(written), written
 
 
 @pytest.fixture
