@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ os.environ["PYTHONPATH"] = str(PYTHON_DIR)
 os.environ.pop("DIMFIT_COORDINATOR", None)
 sys.path.insert(0, str(PYTHON_DIR))
 
-SANITIZER = re.compile(r"runtime error:|(?:ERROR|WARNING|FATAL): \w+Sanitizer")
+SANITIZER = re.compile(r"runtime error:|ERROR: \w+Sanitizer|(?:WARNING|FATAL): ThreadSanitizer")
 READY = re.compile(r"^dimfitd: (?:coordinator at (\S+), (\d+) shards|(\d+) shards for )")
 
 
@@ -72,6 +73,7 @@ class Daemon:
                 stdout=out,
                 stderr=err,
                 cwd=folder,
+                env=of_programs(os.environ),
             )
 
     @property
@@ -126,7 +128,13 @@ def yaml(settings: object) -> str:
     return json.dumps(settings, indent=1)  # YAML holds JSON
 
 
-def run(program: str, *arguments: object, seconds: float = RUN_SECONDS, **options):
+def of_programs(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for programs of the build: what is preloaded is for interpreters, and the shell
+    of a libtool script may not bear it."""
+    return {name: value for name, value in environment.items() if name != "LD_PRELOAD"}
+
+
+def run(program: str, *arguments: object, seconds: float = RUN_SECONDS, env=os.environ, **options):
     """A program of the build to its end, its output as text."""
     done = subprocess.run(
         [BUILD / program, *map(str, arguments)],
@@ -134,6 +142,7 @@ def run(program: str, *arguments: object, seconds: float = RUN_SECONDS, **option
         capture_output=True,
         text=True,
         timeout=seconds,
+        env=of_programs(env),
         **options,
     )
     assert not SANITIZER.search(done.stderr), done.stderr

@@ -650,7 +650,7 @@ def test_connect_waits_for_shards_that_are_late(start, connect, config):
     bind = ["--bind", "tcp://127.0.0.1:*", "--shards", 2]
     coordinator = start("coordinator", *bind, "--config", config(slots=SLOTS)).wait_ready()
     with pytest.raises(dimfit.Error) as info:
-        connect(coordinator, timeout=0.5)
+        connect(coordinator, timeout=2)
     assert info.value.code in ("UNREACHABLE", "TIMEOUT", "BUSY") and "shard" in info.value.message
     clients = []
     waiting = threading.Thread(target=lambda: clients.append(connect(coordinator, timeout=20)))
