@@ -517,11 +517,6 @@ dimfit_err exchange_finish(struct dimfit *c, struct exchange *x) {
     return err;
 }
 
-dimfit_err exchange_run(struct dimfit *c, struct exchange *x) {
-    const dimfit_err err = exchange_start(c, x);
-    return err != DIMFIT_OK ? err : exchange_finish(c, x);
-}
-
 void exchange_drop(struct dimfit *c, struct exchange *x) {
     for (size_t i = 0; i < x->n_parts; i++) {
         if (is_under_way(&x->parts[i]))

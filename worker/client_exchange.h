@@ -95,8 +95,6 @@ dimfit_err exchange_start(struct dimfit *c, struct exchange *x) MUST_CHECK;
  * part's error; FROZEN when parts were held and none failed. */
 dimfit_err exchange_finish(struct dimfit *c, struct exchange *x) MUST_CHECK;
 
-dimfit_err exchange_run(struct dimfit *c, struct exchange *x) MUST_CHECK; /* both */
-
 /* Forget what is under way without waiting: before the handle is closed. */
 void exchange_drop(struct dimfit *c, struct exchange *x);
 
