@@ -156,7 +156,7 @@ static void *copy_array(const void *from, size_t bytes) {
     return to;
 }
 
-static dimfit_err slot_copy(const struct layout_slot *from, struct layout_slot *out) {
+dimfit_err layout_slot_copy(const struct layout_slot *from, struct layout_slot *out) {
     const size_t w = from->width, d = from->dim;
     struct layout_slot to = *from;
     to.axes = NULL;
@@ -220,7 +220,7 @@ dimfit_err layout_copy(const struct layout *layout, struct layout **out) {
     for (size_t i = 0; i < layout->n_slots && err == DIMFIT_OK; i++) {
         err = slots_reserve(copy);
         if (err == DIMFIT_OK)
-            err = slot_copy(&layout->slots[i], &copy->slots[i]);
+            err = layout_slot_copy(&layout->slots[i], &copy->slots[i]);
         if (err == DIMFIT_OK)
             copy->n_slots++;
     }

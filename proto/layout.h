@@ -123,6 +123,7 @@ void layout_slot_encode(const struct layout_slot *slot, struct buf *out);
 dimfit_err layout_slot_decode(struct reader *in, struct layout_slot *out, struct err_detail *detail)
     MUST_CHECK; /* out owns its arrays: layout_slot_fini() */
 void layout_slot_fini(struct layout_slot *slot);
+dimfit_err layout_slot_copy(const struct layout_slot *slot, struct layout_slot *out) MUST_CHECK;
 
 void layout_encode(const struct layout *layout, struct buf *out);
 /* Bytes are not trusted: every count, width and number is checked (finite, axes < dim and distinct,

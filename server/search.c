@@ -241,7 +241,7 @@ dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) {
         return err_set(detail, DIMFIT_ERR_BUSY, "slots are being added; apply again");
     if (!coordinator_answering(c, detail))
         return DIMFIT_ERR_TIMEOUT;
-    dimfit_err err = change_apply(s->plan->change, c->layout, &s->layout, detail);
+    dimfit_err err = change_apply(s->plan->change, c->layout, NULL, &s->layout, detail);
     if (err != DIMFIT_OK)
         return err;
     struct buf body;

@@ -70,7 +70,7 @@ static json_t *slot_json(const struct coordinator *c, const struct plan_slot *p)
 /* Of the layout that the plan makes, where it still applies; of the one in force otherwise. */
 static uint64_t planned_layout_bytes(const struct coordinator *c, const struct plan *plan) {
     struct layout *next = NULL;
-    if (change_apply(plan->change, c->layout, &next, NULL) != DIMFIT_OK)
+    if (change_apply(plan->change, c->layout, NULL, &next, NULL) != DIMFIT_OK)
         return layout_bytes(c->layout);
     const uint64_t bytes = layout_bytes(next);
     layout_destroy(&next);

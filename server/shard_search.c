@@ -163,7 +163,7 @@ dimfit_err shard_prepare(struct shard *shard, const struct shard_message *in,
     if (err == DIMFIT_OK)
         err = layout_decode(r.data, r.left, &layout, detail);
     if (err == DIMFIT_OK)
-        err = change_apply(change, shard->layout, &expected, detail);
+        err = change_apply(change, shard->layout, NULL, &expected, detail);
     if (err == DIMFIT_OK &&
         (layout->epoch != in->header->tag || layout->n_slots != expected->n_slots))
         err = err_set(detail, DIMFIT_ERR_PROTOCOL, "change and layout do not belong together");

@@ -288,7 +288,7 @@ static size_t moved_bytes(const struct bench *b) {
 static double change_rate(struct bench *b, const struct change *change) {
     struct err_detail detail = {{0}};
     struct layout *after;
-    must(change_apply(change, b->layout, &after, &detail), &detail);
+    must(change_apply(change, b->layout, NULL, &after, &detail), &detail);
     table_destroy(&b->table);
     table_fill(b);
     const size_t before = moved_bytes(b);

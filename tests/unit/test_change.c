@@ -36,7 +36,7 @@ static struct change *one_change(const struct layout *layout, uint32_t to, bool 
 
 static void apply(struct layout **layout, struct change *change) {
     struct layout *after;
-    assert_int_equal(change_apply(change, *layout, &after, NULL), DIMFIT_OK);
+    assert_int_equal(change_apply(change, *layout, NULL, &after, NULL), DIMFIT_OK);
     change_destroy(&change);
     layout_destroy(layout);
     *layout = after;
@@ -215,7 +215,7 @@ static void slots_not_named_stay_as_they_are(void **state) {
     assert_int_equal(change_new(3, 4, 1, &change), DIMFIT_OK);
     assert_int_equal(change_slot_alloc(&change->slots[0], 2, DIM, 1, false), DIMFIT_OK);
     change->slots[0].keep[0] = 4;
-    assert_int_equal(change_apply(change, layout, &after, NULL), DIMFIT_OK);
+    assert_int_equal(change_apply(change, layout, NULL, &after, NULL), DIMFIT_OK);
     assert_int_equal(after->slots[0].width, DIM);
     assert_int_equal(after->slots[1].width, 1);
     assert_int_equal(after->slots[2].width, DIM);
@@ -233,18 +233,131 @@ static void a_change_that_does_not_fit_is_refused(void **state) {
     struct change *change = one_change(layout, 2, false);
     change->slots[0].keep[1] = 1;
     change->from_epoch = 2;
-    assert_int_equal(change_apply(change, layout, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
     assert_string_equal(detail.text, "a change from epoch 2, the layout is 3");
     change->from_epoch = 3;
     change->slots[0].id = 8;
-    assert_int_equal(change_apply(change, layout, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
     assert_string_equal(detail.text, "the change names slot 8, not in epoch 3");
     change->slots[0].id = 9;
     change->slots[0].from = 4;
-    assert_int_equal(change_apply(change, layout, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
     assert_string_equal(detail.text, "slot 9: the change goes from width 4, the layout says 5");
     assert_null(after);
     change_destroy(&change);
+    layout_destroy(&layout);
+}
+
+/* From the first three of DIM axes to four directions: two of the three, and two new ones. */
+static struct change *growing_change(const struct layout *layout, bool drawn, bool dense) {
+    const double third = 0.6, fourth = 0.8;
+    struct change *change;
+    assert_int_equal(change_new(layout->epoch, layout->epoch + 1, 1, &change), DIMFIT_OK);
+    struct change_slot *const s = &change->slots[0];
+    assert_int_equal(change_slot_alloc_added(s, 9, DIM, 3, 4, 2, dense), DIMFIT_OK);
+    s->drawn = drawn;
+    if (dense) {
+        s->T[0] = s->N[0] = 1;
+        s->T[2 * 2 + 1] = s->N[2 * 2 + 1] = 1;
+        s->shift[1] = 7;
+        s->columns[3 * 2] = s->columns[4 * 2 + 1] = third;
+        s->columns[4 * 2] = fourth;
+        s->columns[3 * 2 + 1] = -fourth;
+    } else {
+        memcpy(s->keep, (uint16_t[]){0, 2}, 2 * sizeof *s->keep);
+        s->columns[4 * 2] = s->columns[3 * 2 + 1] = 1;
+    }
+    return change;
+}
+
+static struct layout *narrow_slot(void) {
+    struct layout *layout = one_slot();
+    apply(&layout, one_change(layout, 3, false));
+    memcpy(layout->slots[0].axes, (uint16_t[]){0, 1, 2}, 3 * sizeof(uint16_t));
+    return layout;
+}
+
+static void a_slot_grows_by_axes_and_stays_one_of_axes(void **state) {
+    struct layout *layout = narrow_slot();
+    apply(&layout, growing_change(layout, true, false));
+    const struct layout_slot *const slot = &layout->slots[0];
+    assert_int_equal(slot->width, 4);
+    assert_non_null(slot->axes);
+    assert_memory_equal(slot->axes, ((uint16_t[]){0, 2, 4, 3}), 4 * sizeof(uint16_t));
+    layout_destroy(&layout);
+}
+
+/* With zeros in the new directions no embedding moves, and a feasign never seen reads as before. */
+static void growing_moves_no_embedding(void **state) {
+    struct layout *layout = narrow_slot();
+    const double r[3] = {0.5, 7, -2}, grown[4] = {0.5, -2, 0, 0};
+    double before[DIM], after[DIM];
+    decode_row(&layout->slots[0], r, before);
+    apply(&layout, growing_change(layout, false, true));
+    const struct layout_slot *const slot = &layout->slots[0];
+    assert_int_equal(slot->width, 4);
+    assert_null(slot->axes);
+    assert_true(layout_orthonormal_error(slot->basis, DIM, 4) < 1e-12);
+    decode_row(slot, grown, after);
+    for (size_t i = 0; i < DIM; i++)
+        assert_true(fabs(after[i] - before[i]) < 1e-13);
+    const double want[DIM * 4] = {1, 0, 0, 0, 0, 0, 0, 0, 0, 1};
+    assert_memory_equal(slot->init_map, want, sizeof want);
+    layout_destroy(&layout);
+}
+
+static void drawn_directions_have_initial_values(void **state) {
+    struct layout *layout = narrow_slot();
+    apply(&layout, growing_change(layout, true, true));
+    const struct layout_slot *const slot = &layout->slots[0];
+    for (size_t i = 0; i < DIM; i++) {
+        for (size_t k = 2; k < 4; k++)
+            assert_true(slot->init_map[i * 4 + k] == slot->basis[i * 4 + k]);
+    }
+    layout_destroy(&layout);
+}
+
+static void columns_across_what_is_kept_are_refused(void **state) {
+    struct layout *layout = narrow_slot(), *after = NULL;
+    struct err_detail detail;
+    struct change *change = growing_change(layout, false, true);
+    change->slots[0].columns[0] = 1; /* axis 0, which is kept */
+    change->slots[0].columns[3 * 2] = change->slots[0].columns[4 * 2] = 0;
+    assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_string_equal(detail.text,
+                        "slot 9: the columns of its basis would be 1 away from orthonormal");
+    change->slots[0].dim = 4;
+    assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
+    change->slots[0].dim = DIM;
+    layout->slots[0].optimizer = (struct optimizer){.kind = OPTIMIZER_FTRL, .lr = 1};
+    assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_null(after);
+    change_destroy(&change);
+    layout_destroy(&layout);
+}
+
+static void an_undone_change_brings_the_layout_back(void **state) {
+    struct layout *before = narrow_slot(), *layout, *back = NULL;
+    struct err_detail detail;
+    struct change *change = growing_change(before, true, true), *undo;
+    assert_int_equal(change_apply(change, before, NULL, &layout, NULL), DIMFIT_OK);
+    assert_int_equal(change_undo(change, layout->epoch + 1, &undo), DIMFIT_OK);
+    assert_int_equal(undo->undoes, layout->epoch);
+    assert_int_equal(change_width_before(undo, &undo->slots[0]), 4);
+    assert_int_equal(change_width_after(undo, &undo->slots[0]), 3);
+    assert_int_equal(change_apply(undo, layout, NULL, &back, &detail), DIMFIT_ERR_INVALID);
+    assert_int_equal(change_apply(undo, layout, before, &back, NULL), DIMFIT_OK);
+    assert_int_equal(back->epoch, before->epoch + 2);
+    assert_int_equal(back->slots[0].width, 3);
+    assert_memory_equal(back->slots[0].axes, before->slots[0].axes, 3 * sizeof(uint16_t));
+    layout_destroy(&back);
+    before->slots[0].width = 2;
+    assert_int_equal(change_apply(undo, layout, before, &back, &detail), DIMFIT_ERR_INVALID);
+    assert_non_null(strstr(detail.text, "slot 9: the change can't be undone"));
+    before->slots[0].width = 3;
+    change_destroy(&change);
+    change_destroy(&undo);
+    layout_destroy(&before);
     layout_destroy(&layout);
 }
 
@@ -252,7 +365,8 @@ static void a_change_that_does_not_fit_is_refused(void **state) {
 static struct change *mixed(void) {
     struct change *change;
     uint64_t seed = 9;
-    assert_int_equal(change_new(3, 4, 4, &change), DIMFIT_OK);
+    assert_int_equal(change_new(3, 4, 6, &change), DIMFIT_OK);
+    change->undoes = 3;
     assert_int_equal(change_slot_alloc(&change->slots[0], 1, 4, 2, false), DIMFIT_OK);
     change->slots[0].keep[0] = 3;
     assert_int_equal(change_slot_alloc(&change->slots[1], 2, 3, 2, true), DIMFIT_OK);
@@ -262,6 +376,12 @@ static struct change *mixed(void) {
     free(change->slots[2].shift);
     change->slots[2].shift = NULL;
     assert_int_equal(change_slot_alloc(&change->slots[3], 6, 3, 0, true), DIMFIT_OK);
+    struct change_slot *const grown = &change->slots[4];
+    assert_int_equal(change_slot_alloc_added(grown, 7, 3, 2, 3, 1, true), DIMFIT_OK);
+    grown->N[0] = grown->N[3] = grown->columns[2] = 1;
+    assert_int_equal(change_slot_alloc_added(&change->slots[5], 8, 2, 0, 1, 1, false), DIMFIT_OK);
+    change->slots[5].columns[1] = 1;
+    change->slots[5].drawn = true;
     return change;
 }
 
@@ -280,7 +400,7 @@ static void ftrl_is_selected_from_and_never_turned(void **state) {
     struct change *change = one_change(layout, 3, true);
     uint64_t seed = 1;
     fill_rotation(&change->slots[0], &seed);
-    assert_int_equal(change_apply(change, layout, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
     assert_string_equal(detail.text, "slot 9 (a): ftrl takes the axis basis only");
     change_destroy(&change);
     change = one_change(layout, 2, false);
@@ -302,6 +422,9 @@ static void a_change_survives_its_bytes(void **state) {
     assert_non_null(back->slots[1].shift);
     assert_null(back->slots[2].shift);
     assert_non_null(back->slots[3].T);
+    assert_int_equal(back->undoes, 3);
+    assert_true(back->slots[4].columns[2] == 1);
+    assert_true(back->slots[5].drawn);
     struct buf again = bytes_of(back);
     assert_int_equal(bytes.len, again.len);
     assert_memory_equal(bytes.data, again.data, again.len);
@@ -377,6 +500,12 @@ static void changes_that_are_none_are_refused(void **state) {
     change->slots[1].shift[2] = NAN;
     decode_refused(change, "slot 2: the change is not finite");
     change->slots[1].shift[2] = 0;
+    change->slots[4].columns[2] = 2;
+    decode_refused(change, "slot 7: the added columns");
+    change->slots[4].columns[2] = 1;
+    change->undoes = 2;
+    decode_refused(change, "no change");
+    change->undoes = 3;
     change->slots[2].id = 2;
     decode_refused(change, "slot 2 of the change is out of order");
     change_destroy(&change);
@@ -392,6 +521,11 @@ int main(void) {
         cmocka_unit_test(a_basis_stays_orthonormal_over_many_epochs),
         cmocka_unit_test(slots_not_named_stay_as_they_are),
         cmocka_unit_test(a_change_that_does_not_fit_is_refused),
+        cmocka_unit_test(a_slot_grows_by_axes_and_stays_one_of_axes),
+        cmocka_unit_test(growing_moves_no_embedding),
+        cmocka_unit_test(drawn_directions_have_initial_values),
+        cmocka_unit_test(columns_across_what_is_kept_are_refused),
+        cmocka_unit_test(an_undone_change_brings_the_layout_back),
         cmocka_unit_test(ftrl_is_selected_from_and_never_turned),
         cmocka_unit_test(a_change_survives_its_bytes),
         cmocka_unit_test(every_truncation_is_refused),

@@ -81,7 +81,7 @@ static void decode_row(const struct layout_slot *slot, const double *r, double *
 
 static void put_plan(FILE *file, const struct scene *s, const struct plan *plan) {
     struct layout *after;
-    assert_int_equal(change_apply(plan->change, s->layout, &after, NULL), DIMFIT_OK);
+    assert_int_equal(change_apply(plan->change, s->layout, NULL, &after, NULL), DIMFIT_OK);
     fprintf(file, "{\"kept_score\":%.17g,\"cost_before\":%.17g,\"cost_after\":%.17g,\"slots\":[",
             plan->kept_score, plan->cost_before, plan->cost_after);
     for (size_t i = 0; i < SLOTS; i++) {

@@ -11,7 +11,7 @@
 static void apply(struct fixture *f, const struct change *change) {
     struct layout *next = NULL;
     struct err_detail detail = {{0}};
-    assert_int_equal(change_apply(change, f->layout, &next, &detail), DIMFIT_OK);
+    assert_int_equal(change_apply(change, f->layout, NULL, &next, &detail), DIMFIT_OK);
     assert_int_equal(table_change(f->table, change, next, &detail), DIMFIT_OK);
     layout_destroy(&f->layout);
     f->layout = next;
@@ -309,7 +309,7 @@ static void a_change_that_does_not_fit_the_table_is_refused(void **state) {
     train(f, f->slot);
     struct change *change = keep_change(f, SLOT, DIM, keep, 3);
     struct layout *next = NULL;
-    assert_int_equal(change_apply(change, f->layout, &next, NULL), DIMFIT_OK);
+    assert_int_equal(change_apply(change, f->layout, NULL, &next, NULL), DIMFIT_OK);
 
     change->slots[0].from = DIM - 1;
     assert_int_equal(table_change(f->table, change, next, &detail), DIMFIT_ERR_INVALID);
@@ -347,7 +347,7 @@ static void a_change_without_memory_leaves_slots_whole_and_can_be_repeated(void 
         memcpy(change->slots[i].keep, keep, sizeof keep);
     }
     struct layout *next = NULL;
-    assert_int_equal(change_apply(change, f->layout, &next, NULL), DIMFIT_OK);
+    assert_int_equal(change_apply(change, f->layout, NULL, &next, NULL), DIMFIT_OK);
     assert_int_equal(table_change(calm->table, change, next, NULL), DIMFIT_OK);
     size_t failures = 0;
     for (long left = 0;; left++) {

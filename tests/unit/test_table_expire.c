@@ -460,7 +460,7 @@ static void narrow(struct fixture *f) {
     assert_int_equal(change_slot_alloc(&change->slots[0], SLOT, DIM, 2, false), DIMFIT_OK);
     change->slots[0].keep[0] = 4;
     change->slots[0].keep[1] = 1;
-    assert_int_equal(change_apply(change, f->layout, &next, NULL), DIMFIT_OK);
+    assert_int_equal(change_apply(change, f->layout, NULL, &next, NULL), DIMFIT_OK);
     assert_int_equal(table_change(f->table, change, next, NULL), DIMFIT_OK);
     change_destroy(&change);
     layout_destroy(&f->layout);
@@ -514,7 +514,7 @@ static void a_change_that_would_count_otherwise_is_refused(void **state) {
     assert_int_equal(change_new(f.layout->epoch, f.layout->epoch + 1, 1, &change), DIMFIT_OK);
     assert_int_equal(change_slot_alloc(&change->slots[0], SLOT, DIM, 1, false), DIMFIT_OK);
     change->slots[0].keep[0] = 0;
-    assert_int_equal(change_apply(change, f.layout, &next, NULL), DIMFIT_OK);
+    assert_int_equal(change_apply(change, f.layout, NULL, &next, NULL), DIMFIT_OK);
     next->slots[0].retention.clicks = false;
     assert_int_equal(table_change(f.table, change, next, &detail), DIMFIT_ERR_INVALID);
     assert_non_null(strstr(detail.text, "slot 7 would have another clicks"));
