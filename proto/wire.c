@@ -52,6 +52,7 @@ size_t wire_encode(const struct wire_header *header, uint8_t *out) {
     m.timeout_ms = header->timeout_ms;
     m.day = header->day;
     m.plain = header->plain;
+    m.moving = header->moving;
 
     _Static_assert(sizeof detail.text + sizeof name + 256 <= WIRE_HEADER_MAX,
                    "all fields at their longest fit a header frame");
@@ -101,7 +102,7 @@ dimfit_err wire_decode(const void *bytes, size_t len, struct wire_header *out,
     if (m->version != WIRE_VERSION)
         return err_set(detail, DIMFIT_ERR_VERSION, "the peer speaks wire version %u, we speak %d",
                        m->version, WIRE_VERSION);
-    if (m->phase > PHASE_ABORTED)
+    if (m->phase > PHASE_ROLLED_BACK)
         return err_set(detail, DIMFIT_ERR_PROTOCOL, "phase %u is out of range", m->phase);
 
     struct wire_header h = {
@@ -122,6 +123,7 @@ dimfit_err wire_decode(const void *bytes, size_t len, struct wire_header *out,
         .samples = m->samples,
         .tag = m->tag,
         .plain = m->plain,
+        .moving = m->moving,
     };
     if (!text_copy(h.name, sizeof h.name, m->name) ||
         !text_copy(h.detail.text, sizeof h.detail.text, m->detail))

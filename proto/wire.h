@@ -37,8 +37,8 @@ enum {
     X(20, ADMIN)      /* name: command; body: JSON arguments; reply: JSON */                       \
     /* shard -> coordinator */                                                                     \
     X(32, REGISTER)  /* body: struct hello; reply tag: shard number, body: layout */               \
-    X(33, HEARTBEAT) /* tag: search, samples and mode: SCORE_WANT_*, SCORE_FULL; reply: none to a  \
-                        shard that is known */                                                     \
+    X(33, HEARTBEAT) /* tag: search, samples and mode: SCORE_WANT_*, SCORE_FULL; moving: rows that \
+                        the last commit has yet to move; reply: none to a shard that is known */   \
     /* coordinator -> shard */                                                                     \
     X(48, ADD_SLOTS)   /* body: count + layout slots; reply: status */                             \
     X(49, SCORE_START) /* tag: search id, mode: SCORE_WANT_*; clears the sums */                   \
@@ -66,7 +66,8 @@ enum wire_kind {
     X(3, PLANNED, "planned")                                                                       \
     X(4, PREPARING, "preparing")                                                                   \
     X(5, COMMITTED, "committed")                                                                   \
-    X(6, ABORTED, "aborted")
+    X(6, ABORTED, "aborted")                                                                       \
+    X(7, ROLLED_BACK, "rolled back")
 
 enum wire_phase {
 #define WIRE_PHASE_ENUM(num, name, text) PHASE_##name = (num),
@@ -102,7 +103,7 @@ struct wire_header {
     dimfit_err status;
     uint32_t mode, timeout_ms;
     uint32_t day; /* of a push: days since 1970-01-01 (UTC), 0 unknown */
-    uint64_t request, client, incarnation, seq, epoch, step, samples, tag, plain;
+    uint64_t request, client, incarnation, seq, epoch, step, samples, tag, plain, moving;
     char name[WIRE_NAME_MAX + 1];
     struct err_detail detail;
 };

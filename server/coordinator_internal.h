@@ -69,6 +69,14 @@ struct barrier {
     } * members;
 };
 
+/* What `search start` asks for. */
+struct search_request {
+    struct plan_request plan;
+    bool freeze, plan_only;
+    uint64_t samples;   /* 0: all there are (freeze mode only) */
+    int64_t timeout_ms; /* without progress */
+};
+
 enum { SCORERS_MAX = 4096 };
 
 struct scorer {
@@ -215,6 +223,11 @@ void search_commit_delayed(struct coordinator *c, dimfit_err err, const struct e
 void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
 /* Scoring, if any, is over: gather the statistics and plan. */
 void search_begin_planning(struct coordinator *c);
+
+/* search_request.c */
+/* INVALID naming the option. timeout_ms: where none is given. */
+dimfit_err search_request_parse(const json_t *args, int64_t timeout_ms, struct search_request *out,
+                                struct err_detail *detail) MUST_CHECK;
 
 /* coordinator_shrink.c */
 /* The asker is answered when every shard has begun, or with what went wrong. */

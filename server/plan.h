@@ -44,7 +44,9 @@ struct plan_request {
     enum count count;
     enum rank rank;
     uint32_t min_dim;
-    uint64_t seed; /* of strategies that draw */
+    uint64_t seed;    /* of strategies that draw */
+    uint64_t window;  /* scores are of the last steps, this many; 0: of all */
+    double half_life; /* ... or an older step weighs half as much every so many; 0: all the same */
     char strategy[STRATEGY_NAME_MAX + 1];
     char options[256]; /* "key=value,key=value" for the strategy */
 };

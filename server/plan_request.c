@@ -74,6 +74,16 @@ dimfit_err plan_request_check(const struct plan_request *request, struct err_det
         return err_set(detail, DIMFIT_ERR_INVALID,
                        "--estimator row adds up absolute values row by row and so knows the stored "
                        "axes only; use it with --basis axis");
+    if (!isfinite(request->half_life) || request->half_life < 0)
+        return err_set(detail, DIMFIT_ERR_INVALID, "--half-life %g is not a number of steps",
+                       request->half_life);
+    if (request->window > 0 && request->half_life > 0)
+        return err_set(
+            detail, DIMFIT_ERR_INVALID,
+            "--window and --half-life are two ways to weigh recent steps more; give one");
+    if ((request->window > 0 || request->half_life > 0) && request->estimator == ESTIMATOR_ROW)
+        return err_set(detail, DIMFIT_ERR_INVALID,
+                       "--estimator row knows no steps that --window or --half-life could weigh");
     return check_options(request->options, detail);
 }
 

@@ -17,11 +17,6 @@
 
 #include <stdlib.h>
 
-enum {
-    SEARCH_LIVE_SAMPLES = 65536, /* when --samples is not given */
-    TIMEOUT_SECONDS_MAX = 604800,
-};
-
 static const bool allowed[PHASE_ABORTED + 1][PHASE_ABORTED + 1] = {
     [PHASE_IDLE] = {[PHASE_SCORING] = true, [PHASE_PLANNING] = true},
     [PHASE_SCORING] = {[PHASE_PLANNING] = true, [PHASE_ABORTED] = true},
@@ -264,67 +259,6 @@ dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) {
 
 /* ---- start, plan, abort ---------------------------------------------------------------------- */
 
-static dimfit_err option_error(const char *name, const char *value, const char *choices,
-                               struct err_detail *detail) {
-    return err_set(detail, DIMFIT_ERR_INVALID, "--%s '%s' is none of %s", name, value, choices);
-}
-
-#define CHOICE(name, text) " " text
-/* What a word says, or the error that lists what it could have said; nothing where none was given.
- */
-#define CHOOSE(given, option, map, parse, out)                                                     \
-    ((given) == NULL || parse(given, out) ? DIMFIT_OK                                              \
-                                          : option_error(option, given, "" map(CHOICE), detail))
-
-static dimfit_err parse_request(const json_t *args, struct plan_request *r, const char **mode,
-                                json_int_t *samples, int *plan_only, double *timeout,
-                                struct err_detail *detail) {
-    const char *strategy = NULL, *estimator = NULL, *basis = NULL, *count = NULL, *rank = NULL;
-    const char *options = NULL;
-    json_int_t min_dim = r->min_dim, seed = (json_int_t)r->seed;
-    json_error_t error;
-    if (json_unpack_ex((json_t *)args, &error, 0,
-                       "{s:F, s?s, s?s, s?s, s?s, s?s, s?I, s?s, s?I, s?b, s?s, s?I, s?F !}",
-                       "kappa", &r->kappa, "strategy", &strategy, "estimator", &estimator, "basis",
-                       &basis, "count", &count, "rank", &rank, "min_dim", &min_dim, "mode", mode,
-                       "samples", samples, "plan_only", plan_only, "options", &options, "seed",
-                       &seed, "timeout", timeout) != 0)
-        return err_set(detail, DIMFIT_ERR_INVALID, "search start: %s", error.text);
-    dimfit_err err = CHOOSE(estimator, "estimator", PLAN_ESTIMATOR_MAP, estimator_parse,
-                            &r->estimator);
-    if (err == DIMFIT_OK)
-        err = CHOOSE(basis, "basis", PLAN_BASIS_MAP, basis_parse, &r->basis);
-    if (err == DIMFIT_OK)
-        err = CHOOSE(count, "count", PLAN_COUNT_MAP, count_parse, &r->count);
-    if (err == DIMFIT_OK)
-        err = CHOOSE(rank, "rank", PLAN_RANK_MAP, rank_parse, &r->rank);
-    if (err != DIMFIT_OK)
-        return err;
-    if (strcmp(*mode, "live") != 0 && strcmp(*mode, "freeze") != 0)
-        return option_error("mode", *mode, " live freeze", detail);
-    if (min_dim < 0 || min_dim > LAYOUT_DIM_MAX)
-        return err_set(detail, DIMFIT_ERR_INVALID, "--min-dim %lld is not within 0..%d",
-                       (long long)min_dim, LAYOUT_DIM_MAX);
-    if (*samples < 0)
-        return err_set(detail, DIMFIT_ERR_INVALID, "--samples %lld is negative",
-                       (long long)*samples);
-    if (!(*timeout >= 0 && *timeout <= TIMEOUT_SECONDS_MAX))
-        return err_set(detail, DIMFIT_ERR_INVALID, "--timeout %g is not within 0..%d s", *timeout,
-                       TIMEOUT_SECONDS_MAX);
-    if (strategy != NULL && strlen(strategy) >= sizeof r->strategy)
-        return err_set(detail, DIMFIT_ERR_INVALID, "--strategy: the name is too long");
-    if (options != NULL && strlen(options) >= sizeof r->options)
-        return err_set(detail, DIMFIT_ERR_INVALID, "--strategy-options: longer than %zu bytes",
-                       sizeof r->options - 1);
-    if (strategy != NULL)
-        memcpy(r->strategy, strategy, strlen(strategy) + 1);
-    if (options != NULL)
-        memcpy(r->options, options, strlen(options) + 1);
-    r->min_dim = (uint32_t)min_dim;
-    r->seed = (uint64_t)seed;
-    return plan_request_check(r, detail);
-}
-
 static void score_started(struct coordinator *c, struct op *op) {
     /* By now it may have been aborted, and another one begun that its shards do not score for yet.
      */
@@ -376,26 +310,18 @@ dimfit_err search_start(struct coordinator *c, const struct asker *asker, const 
     if (s->phase == PHASE_SCORING || s->phase == PHASE_PLANNING || s->phase == PHASE_PREPARING)
         return err_set(detail, DIMFIT_ERR_BUSY, "search %llu is %s; wait for it or abort it first",
                        (unsigned long long)s->id, wire_phase_name(s->phase));
-    struct plan_request request;
-    plan_request_init(&request);
-    const char *mode = "live";
-    json_int_t samples = 0;
-    int plan_only = 0;
-    double timeout = 0;
-    dimfit_err err = parse_request(args, &request, &mode, &samples, &plan_only, &timeout, detail);
+    struct search_request request;
+    dimfit_err err = search_request_parse(args, c->options.scoring_timeout_ms, &request, detail);
     if (err == DIMFIT_OK)
-        err = plan_basis_check(c->layout, &request, detail);
+        err = plan_basis_check(c->layout, &request.plan, detail);
     if (err != DIMFIT_OK)
         return err;
-    const bool freeze = strcmp(mode, "freeze") == 0;
-    if (samples == 0 && !freeze)
-        samples = SEARCH_LIVE_SAMPLES;
     const struct dimfit_strategy *const strategy = strategies_find(c->options.strategies,
-                                                                   request.strategy);
+                                                                   request.plan.strategy);
     if (strategy == NULL)
         return err_set(detail, DIMFIT_ERR_NOT_FOUND,
                        "there is no strategy '%s'; `dimfitctl strategies` lists them",
-                       request.strategy);
+                       request.plan.strategy);
     if (!coordinator_answering(c, detail))
         return DIMFIT_ERR_TIMEOUT;
 
@@ -404,15 +330,16 @@ dimfit_err search_start(struct coordinator *c, const struct asker *asker, const 
     *s = (struct search){
         .id = ++c->next_search,
         .phase = phase,
-        .freeze = freeze,
-        .plan_only = plan_only != 0,
-        .request = request,
-        .wanted = (uint64_t)samples,
-        .timeout_ms = timeout > 0 ? (int64_t)(timeout * 1000) : c->options.scoring_timeout_ms,
+        .freeze = request.freeze,
+        .plan_only = request.plan_only,
+        .request = request.plan,
+        .wanted = request.samples,
+        .timeout_ms = request.timeout_ms,
     };
     log_info("search", "search %llu: kappa %g, %s, %s, %s basis, %s%s", (unsigned long long)s->id,
-             request.kappa, request.strategy, estimator_name(request.estimator),
-             basis_name(request.basis), mode, s->plan_only ? ", plan only" : "");
+             s->request.kappa, request.plan.strategy, estimator_name(s->request.estimator),
+             basis_name(s->request.basis), s->freeze ? "freeze" : "live",
+             s->plan_only ? ", plan only" : "");
     if ((strategy->needs & DIMFIT_NEEDS_SCORES) != 0)
         return begin_scoring(c, asker, detail);
     s->freeze = false;

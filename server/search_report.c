@@ -11,11 +11,12 @@ json_t *report_doubles(const double *values, size_t n) {
 
 static json_t *request_json(const struct search *s) {
     const struct plan_request *const r = &s->request;
-    return json_pack("{s:f, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:s}", "kappa", r->kappa, "strategy",
-                     r->strategy, "estimator", estimator_name(r->estimator), "basis",
+    return json_pack("{s:f, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:s}", "kappa", r->kappa,
+                     "strategy", r->strategy, "estimator", estimator_name(r->estimator), "basis",
                      basis_name(r->basis), "count", count_name(r->count), "rank",
                      rank_name(r->rank), "min_dim", (int)r->min_dim, "seed", (json_int_t)r->seed,
-                     "options", r->options);
+                     "window", (json_int_t)r->window, "half_life", r->half_life, "options",
+                     r->options);
 }
 
 json_t *search_status_json(const struct coordinator *c) {

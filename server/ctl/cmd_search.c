@@ -117,6 +117,8 @@ enum {
     KEY_MIN_DIM,
     KEY_MODE,
     KEY_SAMPLES,
+    KEY_WINDOW,
+    KEY_HALF_LIFE,
     KEY_SEED,
     KEY_OPTIONS,
     KEY_LIMIT,
@@ -137,6 +139,9 @@ static const struct argp_option start_options[] = {
     {"mode", KEY_MODE, "M", 0, "live: training goes on; freeze: it is held while scoring (live)",
      0},
     {"samples", KEY_SAMPLES, "N", 0, "Samples to score (live: 65536; freeze: all there are)", 0},
+    {"window", KEY_WINDOW, "STEPS", 0, "Score the last steps only, this many", 0},
+    {"half-life", KEY_HALF_LIFE, "STEPS", 0,
+     "Let a step count half as much every so many steps later", 0},
     {"seed", KEY_SEED, "N", 0, "Seed of strategies that draw", 0},
     {"strategy-options", KEY_OPTIONS, "K=V,...", 0, "For the strategy", 0},
     {"timeout", KEY_LIMIT, "S", 0, "Longest time without progress in scoring, in seconds", 0},
@@ -205,6 +210,12 @@ static error_t parse_start(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_SAMPLES:
         put(args, "samples", json_integer(ctl_whole("--samples", arg, 1, INT64_MAX)));
+        return 0;
+    case KEY_WINDOW:
+        put(args, "window", json_integer(ctl_whole("--window", arg, 1, INT64_MAX)));
+        return 0;
+    case KEY_HALF_LIFE:
+        put(args, "half_life", json_real(ctl_number("--half-life", arg, 0, 1e15)));
         return 0;
     case KEY_SEED:
         put(args, "seed", json_integer(ctl_whole("--seed", arg, 0, INT64_MAX)));

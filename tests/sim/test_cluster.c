@@ -266,6 +266,10 @@ static void impossible_requests_are_refused_and_change_nothing(void **state) {
         "{\"kappa\":0.5,\"unknown\":1}",
         "{\"kappa\":0.5,\"timeout\":-1}",
         "{\"kappa\":0.5,\"timeout\":1e300}",
+        "{\"kappa\":0.5,\"window\":-1}",
+        "{\"kappa\":0.5,\"half_life\":-1}",
+        "{\"kappa\":0.5,\"window\":5,\"half_life\":5}",
+        "{\"kappa\":0.5,\"basis\":\"axis\",\"estimator\":\"row\",\"window\":5}",
         "[0.5]",
         "{\"kappa\":",
     };

@@ -26,6 +26,7 @@ static struct wire_header full(void) {
         .samples = UINT64_MAX - 5,
         .tag = UINT64_MAX - 6,
         .plain = UINT64_MAX - 7,
+        .moving = UINT64_MAX - 8,
     };
     memset(h.name, 'n', sizeof h.name - 1);
     memset(h.detail.text, 'd', sizeof h.detail.text - 1);
