@@ -13,7 +13,8 @@
  *
  * A plugin may not keep pointers after plan() returns, may not exit, and writes nothing but keep[].
  *
- * History: 1.0 first version.
+ * History: 1.0 first version. 2.0 a slot's units may include some that it does not have yet
+ * (`room`).
  */
 #ifndef DIMFIT_STRATEGY_H
 #define DIMFIT_STRATEGY_H
@@ -26,7 +27,7 @@ extern "C" {
 #endif
 
 #define DIMFIT_STRATEGY_MAGIC     0x64665374u /* "dfSt" */
-#define DIMFIT_STRATEGY_ABI_MAJOR 1
+#define DIMFIT_STRATEGY_ABI_MAJOR 2
 #define DIMFIT_STRATEGY_ABI_MINOR 0
 
 /* What a strategy reads; the host gathers just that. */
@@ -38,11 +39,14 @@ enum dimfit_strategy_needs {
 /* One slot's units. Arrays are borrowed. */
 struct dimfit_strategy_slot {
     uint32_t id;
-    uint32_t dim;        /* model width */
-    uint32_t width;      /* units now */
-    uint64_t rows;       /* n_i; what a unit costs when parameters count */
-    double lookups;      /* show count over the slot's rows */
-    double unit_cost;    /* what one of its units costs in this search's count */
+    uint32_t dim;     /* model width */
+    uint32_t width;   /* units to decide on */
+    uint32_t room;    /* of them, the last ones: the slot does not have them yet. In a search with
+                       * growth they cost what the others cost, scores and norms are expected
+                       * ones, and those kept are added */
+    uint64_t rows;    /* n_i; what a unit costs when parameters count */
+    double lookups;   /* show count over the slot's rows */
+    double unit_cost; /* what one of its units costs in this search's count */
     const double *score; /* [width] s_ik, adds up to 1 over all slots; NULL unless needed */
     const double *norm;  /* [width] l2 over the slot's rows; NULL unless needed */
 };

@@ -5,14 +5,20 @@
 #include <stdlib.h>
 
 uint64_t budget_limit(double kappa, uint64_t whole) {
-    if (kappa >= 1)
+    const double limit = kappa * (double)whole;
+    if (kappa == 1)
         return whole;
-    const uint64_t limit = (uint64_t)(kappa * (double)whole);
-    return limit < whole ? limit : whole;
+    if (limit >= 0x1p64)
+        return kappa < 1 ? whole : UINT64_MAX;
+    return kappa < 1 && (uint64_t)limit > whole ? whole : (uint64_t)limit;
+}
+
+static uint32_t there(const struct budget *budget, size_t slot) {
+    return budget->widths[slot] - (budget->room != NULL ? budget->room[slot] : 0);
 }
 
 uint32_t budget_floor(const struct budget *budget, size_t slot) {
-    const uint32_t width = budget->widths[slot];
+    const uint32_t width = there(budget, slot);
     return budget->min_dim < width ? budget->min_dim : width;
 }
 
@@ -29,13 +35,15 @@ static void smallest_kappa(const struct budget *budget, char *text, size_t cap) 
 }
 
 dimfit_err budget_open(struct budget *budget, struct err_detail *detail) {
+    uint64_t all = 0;
     budget->whole = budget->floors = 0;
     for (size_t i = 0; i < budget->n_slots; i++) {
         uint64_t cost;
         if (__builtin_mul_overflow(budget->unit_cost[i], (uint64_t)budget->widths[i], &cost) ||
-            __builtin_add_overflow(budget->whole, cost, &budget->whole))
+            __builtin_add_overflow(all, cost, &all))
             return err_set(detail, DIMFIT_ERR_LIMIT,
                            "the cost of all units does not fit a 64-bit number");
+        budget->whole += there(budget, i) * budget->unit_cost[i];
         budget->floors += budget_floor(budget, i) * budget->unit_cost[i];
     }
     budget->limit = budget_limit(budget->kappa, budget->whole);

@@ -12,24 +12,25 @@
 
 struct budget {
     double kappa;
-    uint64_t whole;   /* all units together */
+    uint64_t whole;   /* all units that are there together */
     uint64_t limit;   /* the kept units may cost this much */
     uint64_t floors;  /* what the floors cost */
     uint32_t min_dim; /* floor: so many units of each slot, as far as it has them */
     bool by_density;  /* order by priority per cost */
     size_t n_slots;
     const uint32_t *widths;    /* [n_slots] units of a slot */
+    const uint32_t *room;      /* [n_slots] of them, those not there yet; NULL: all are there */
     const uint64_t *unit_cost; /* [n_slots] of each of a slot's units */
 };
 
-/* The largest whole number that is at most kappa * whole in float64; whole for kappa >= 1. */
+/* The largest whole number that is at most kappa * whole in float64, as far as 64 bits go. */
 uint64_t budget_limit(double kappa, uint64_t whole);
 
 /* Work out whole, limit and floors from the other fields. LIMIT when the costs do not fit 64 bits;
  * BUDGET when the floors cost more than the limit, naming the smallest feasible kappa. */
 dimfit_err budget_open(struct budget *budget, struct err_detail *detail) MUST_CHECK;
 
-/* How many of a slot's units are its floor. */
+/* How many of a slot's units are its floor: none that is not there yet. */
 uint32_t budget_floor(const struct budget *budget, size_t slot);
 
 /* Set keep[i][k] to 0 or 1. Units of priority -INFINITY are taken for the floors only. INVALID when

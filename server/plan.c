@@ -1,6 +1,7 @@
 #include "server/plan_internal.h"
 
 #include "server/basis.h"
+#include "server/plan_grow.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -58,8 +59,8 @@ static dimfit_err list_slot(struct plan_work *work, const struct layout_slot *sl
         .after = slot->width,
         .rows = stats != NULL ? stats->rows : 0,
         .g = new_values(slot->width),
-        .s = new_values(slot->width),
-        .keep = calloc((size_t)slot->width + 1, sizeof *s->keep),
+        .s = new_values(slot->dim),
+        .keep = calloc((size_t)slot->dim + 1, sizeof *s->keep),
     };
     return s->g == NULL || s->s == NULL || s->keep == NULL ? plan_nomem(work) : DIMFIT_OK;
 }
@@ -111,7 +112,7 @@ static dimfit_err fit_basis(struct plan_work *work, struct plan_fitted *f, struc
 static dimfit_err measure_norms(struct plan_work *work, struct plan_fitted *f,
                                 const struct plan_slot *s) {
     const size_t w = s->before;
-    f->norm = new_values(w);
+    f->norm = new_values(layout_find(work->layout, s->slot)->dim);
     if (f->norm == NULL)
         return plan_nomem(work);
     if (!has_rows(f, s))
@@ -288,14 +289,21 @@ static void summarise(struct plan *plan) {
             s->after += s->keep[k];
             plan->kept_score += s->keep[k] ? s->s[k] : 0;
         }
+        for (uint32_t k = 0; k < s->room; k++)
+            s->added += s->keep[s->before + k];
+        s->after += s->added;
         plan->params_before += s->rows * s->before;
         plan->params_after += s->rows * s->after;
     }
 }
 
+static uint32_t kept_of(const struct plan_slot *s) {
+    return s->after - s->added;
+}
+
 /* A slot that keeps its width in the basis that it has stays as it is. */
 static bool changes(const struct plan_slot *s, const struct plan_fitted *f) {
-    if (s->after < s->before)
+    if (kept_of(s) < s->before || s->added > 0)
         return true;
     if (f->N == NULL)
         return false;
@@ -312,16 +320,16 @@ static bool changes(const struct plan_slot *s, const struct plan_fitted *f) {
  * leaving it in the rows keeps them exact. */
 static void fill_dense(const struct plan_slot *s, const struct plan_fitted *f,
                        struct change_slot *out) {
-    const size_t w = s->before;
+    const size_t w = s->before, kept = kept_of(s);
     size_t to = 0;
     for (size_t k = 0; k < w; k++) {
         if (!s->keep[k])
             continue;
         for (size_t j = 0; j < w; j++)
-            out->T[j * s->after + to] = out->N[j * s->after + to] = f->N[j * w + k];
+            out->T[j * kept + to] = out->N[j * kept + to] = f->N[j * w + k];
         to++;
     }
-    if (s->after < s->before) {
+    if (kept < w) {
         memcpy(out->shift, f->mean, w * sizeof *out->shift);
     } else {
         free(out->shift);
@@ -351,7 +359,8 @@ static dimfit_err build_change(struct plan_work *work) {
         const struct plan_fitted *const f = &work->fitted[i];
         if (!changes(s, f))
             continue;
-        if (change_slot_alloc(out, s->slot, s->before, s->after, f->N != NULL) != DIMFIT_OK)
+        if (change_slot_alloc_added(out, s->slot, layout_find(work->layout, s->slot)->dim,
+                                    s->before, s->after, s->added, f->N != NULL) != DIMFIT_OK)
             return plan_nomem(work);
         if (f->N != NULL)
             fill_dense(s, f, out);
@@ -359,7 +368,7 @@ static dimfit_err build_change(struct plan_work *work) {
             fill_keep(s, out);
         out++;
     }
-    return DIMFIT_OK;
+    return grow_fill(work);
 }
 
 /* ---- in order -------------------------------------------------------------------------------- */
@@ -412,6 +421,8 @@ dimfit_err plan_make(const struct layout *layout, const struct stats *stats,
         err = fit_slots(&work);
     if (err == DIMFIT_OK)
         err = score_units(&work);
+    if (err == DIMFIT_OK && request->grow)
+        grow_offer(&work);
     if (err == DIMFIT_OK)
         err = plan_choose(&work);
     if (err == DIMFIT_OK) {

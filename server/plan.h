@@ -17,35 +17,42 @@
 #define PLAN_BASIS_MAP(X)     X(AXIS, "axis") X(ROTATED, "rotated")
 #define PLAN_COUNT_MAP(X)     X(PARAMS, "params") X(DIMS, "dims")
 #define PLAN_RANK_MAP(X)      X(SCORE, "score") X(DENSITY, "density")
+#define PLAN_GROW_INIT_MAP(X) X(DRAWN, "drawn") X(ZERO, "zero")
 
 #define PLAN_ENUM_EST(name, text)   ESTIMATOR_##name,
 #define PLAN_ENUM_BASIS(name, text) BASIS_##name,
 #define PLAN_ENUM_COUNT(name, text) COUNT_##name,
 #define PLAN_ENUM_RANK(name, text)  RANK_##name,
+#define PLAN_ENUM_GROW(name, text)  GROW_INIT_##name,
 enum estimator { PLAN_ESTIMATOR_MAP(PLAN_ENUM_EST) };
 enum basis { PLAN_BASIS_MAP(PLAN_ENUM_BASIS) };
 enum count { PLAN_COUNT_MAP(PLAN_ENUM_COUNT) };
 enum rank { PLAN_RANK_MAP(PLAN_ENUM_RANK) };
+enum grow_init { PLAN_GROW_INIT_MAP(PLAN_ENUM_GROW) };
 
 /* Text of an option's value, and back; parse is false for a word that isn't one. */
 const char *estimator_name(enum estimator v);
 const char *basis_name(enum basis v);
 const char *count_name(enum count v);
 const char *rank_name(enum rank v);
+const char *grow_init_name(enum grow_init v);
 bool estimator_parse(const char *text, enum estimator *out);
 bool basis_parse(const char *text, enum basis *out);
 bool count_parse(const char *text, enum count *out);
 bool rank_parse(const char *text, enum rank *out);
+bool grow_init_parse(const char *text, enum grow_init *out);
 
 struct plan_request {
-    double kappa; /* kept / before, > 0 */
+    double kappa; /* after / before, > 0; above 1 is of use with `grow` only */
     enum estimator estimator;
     enum basis basis;
     enum count count;
     enum rank rank;
     uint32_t min_dim;
-    uint64_t seed;    /* of strategies that draw */
-    uint64_t window;  /* scores are of the last steps, this many; 0: of all */
+    bool grow;                /* slots may get new units (server/plan_grow.h) */
+    enum grow_init grow_init; /* what rows have in them: small initial values, or zeros */
+    uint64_t seed;            /* of strategies that draw */
+    uint64_t window;          /* scores are of the last steps, this many; 0: of all */
     double half_life; /* ... or an older step weighs half as much every so many; 0: all the same */
     char strategy[STRATEGY_NAME_MAX + 1];
     char options[256]; /* "key=value,key=value" for the strategy */
@@ -64,11 +71,14 @@ dimfit_err plan_basis_check(const struct layout *layout, const struct plan_reque
 struct plan_slot {
     uint32_t slot;
     uint32_t before, after; /* stored widths */
+    uint32_t room;          /* units that were offered beside those that there are */
+    uint32_t added;         /* of `after`, those that are new */
     uint64_t rows;
-    double *g, *s; /* [before] estimate and score of each unit, in the plan's basis */
+    double *g, *s; /* [before] estimate and score of each unit, in the plan's basis; behind s,
+                    * [room], what new ones are expected to score */
     double
         *eigenvalue; /* [before] count-weighted second moment of the unit, descending; NULL: axis */
-    uint8_t *keep;   /* [before] alpha */
+    uint8_t *keep;   /* [before + room] alpha */
 };
 
 struct plan {

@@ -76,7 +76,7 @@ static dimfit_err check_answer(const struct turn *turn, uint8_t *const *keep) {
     struct err_detail *const detail = turn->work->detail;
     for (size_t i = 0; i < plan->n_slots; i++) {
         uint32_t kept = 0;
-        for (uint32_t k = 0; k < plan->slots[i].before; k++) {
+        for (uint32_t k = 0; k < turn->budget.widths[i]; k++) {
             if (keep[i][k] > 1)
                 return err_set(detail, DIMFIT_ERR_PLUGIN,
                                "strategy '%s': slot %u, unit %u: the answer %u is neither keep (1) "
@@ -135,7 +135,8 @@ static struct dimfit_strategy_slot show_slot(const struct plan_work *work, size_
     return (struct dimfit_strategy_slot){
         .id = s->slot,
         .dim = layout_find(work->layout, s->slot)->dim,
-        .width = s->before,
+        .width = s->before + s->room,
+        .room = s->room,
         .rows = s->rows,
         .lookups = f->stats != NULL ? f->stats->lookups : 0,
         .unit_cost = (double)cost,
@@ -148,17 +149,20 @@ dimfit_err plan_choose(struct plan_work *work) {
     struct plan *const plan = work->plan;
     const size_t n = plan->n_slots;
     uint32_t *const widths = calloc(n + 1, sizeof *widths);
+    uint32_t *const room = calloc(n + 1, sizeof *room);
     uint64_t *const costs = calloc(n + 1, sizeof *costs);
     uint8_t **const keep = calloc(n + 1, sizeof *keep);
     struct dimfit_strategy_slot *const slots = calloc(n + 1, sizeof *slots);
     struct turn *const turn = calloc(1, sizeof *turn);
     dimfit_err err;
-    if (widths == NULL || costs == NULL || keep == NULL || slots == NULL || turn == NULL) {
+    if (widths == NULL || room == NULL || costs == NULL || keep == NULL || slots == NULL ||
+        turn == NULL) {
         err = plan_nomem(work);
         goto done;
     }
     for (size_t i = 0; i < n; i++) {
-        widths[i] = plan->slots[i].before;
+        room[i] = plan->slots[i].room;
+        widths[i] = plan->slots[i].before + room[i];
         costs[i] = plan->request.count == COUNT_PARAMS ? plan->slots[i].rows : 1;
         keep[i] = plan->slots[i].keep;
         slots[i] = show_slot(work, i, costs[i]);
@@ -170,6 +174,7 @@ dimfit_err plan_choose(struct plan_work *work) {
         .by_density = plan->request.rank == RANK_DENSITY,
         .n_slots = n,
         .widths = widths,
+        .room = room,
         .unit_cost = costs,
     };
     err = budget_open(&turn->budget, work->detail);
@@ -180,6 +185,7 @@ dimfit_err plan_choose(struct plan_work *work) {
 
 done:
     free(widths);
+    free(room);
     free(costs);
     free(keep);
     free(slots);

@@ -7,6 +7,7 @@ static const char *const estimator_words[] = {PLAN_ESTIMATOR_MAP(WORD)};
 static const char *const basis_words[] = {PLAN_BASIS_MAP(WORD)};
 static const char *const count_words[] = {PLAN_COUNT_MAP(WORD)};
 static const char *const rank_words[] = {PLAN_RANK_MAP(WORD)};
+static const char *const grow_init_words[] = {PLAN_GROW_INIT_MAP(WORD)};
 
 static bool find_word(const char *text, const char *const *words, size_t n, size_t *out) {
     for (size_t i = 0; i < n; i++) {
@@ -34,6 +35,7 @@ OPTION_WORDS(estimator)
 OPTION_WORDS(basis)
 OPTION_WORDS(count)
 OPTION_WORDS(rank)
+OPTION_WORDS(grow_init)
 
 void plan_request_init(struct plan_request *request) {
     *request = (struct plan_request){
@@ -42,6 +44,7 @@ void plan_request_init(struct plan_request *request) {
         .count = COUNT_PARAMS,
         .rank = RANK_SCORE,
         .min_dim = 1,
+        .grow_init = GROW_INIT_DRAWN,
         .seed = 1,
         .strategy = "sseds",
     };
@@ -89,12 +92,19 @@ dimfit_err plan_request_check(const struct plan_request *request, struct err_det
 
 dimfit_err plan_basis_check(const struct layout *layout, const struct plan_request *request,
                             struct err_detail *detail) {
-    for (size_t i = 0; i < layout->n_slots && request->basis != BASIS_AXIS; i++) {
+    const bool zeros = request->grow && request->grow_init == GROW_INIT_ZERO;
+    for (size_t i = 0; i < layout->n_slots; i++) {
         const struct layout_slot *const slot = &layout->slots[i];
-        if (slot->search && slot->optimizer.kind == OPTIMIZER_FTRL)
+        if (!slot->search || slot->optimizer.kind != OPTIMIZER_FTRL)
+            continue;
+        if (request->basis != BASIS_AXIS)
             return err_set(detail, DIMFIT_ERR_INVALID,
                            "slot %u (%s): ftrl takes the axis basis only; use --basis axis, or "
                            "search: false for the slot",
+                           slot->id, slot->name);
+        if (zeros)
+            return err_set(detail, DIMFIT_ERR_INVALID,
+                           "slot %u (%s): ftrl grows by drawn values only; use --grow-init drawn",
                            slot->id, slot->name);
     }
     return DIMFIT_OK;

@@ -11,12 +11,12 @@ json_t *report_doubles(const double *values, size_t n) {
 
 static json_t *request_json(const struct search *s) {
     const struct plan_request *const r = &s->request;
-    return json_pack("{s:f, s:s, s:s, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:s}", "kappa", r->kappa,
-                     "strategy", r->strategy, "estimator", estimator_name(r->estimator), "basis",
-                     basis_name(r->basis), "count", count_name(r->count), "rank",
-                     rank_name(r->rank), "min_dim", (int)r->min_dim, "seed", (json_int_t)r->seed,
-                     "window", (json_int_t)r->window, "half_life", r->half_life, "options",
-                     r->options);
+    return json_pack("{s:f, s:s, s:s, s:s, s:s, s:s, s:i, s:b, s:s, s:I, s:I, s:f, s:s}", "kappa",
+                     r->kappa, "strategy", r->strategy, "estimator", estimator_name(r->estimator),
+                     "basis", basis_name(r->basis), "count", count_name(r->count), "rank",
+                     rank_name(r->rank), "min_dim", (int)r->min_dim, "grow", r->grow, "grow_init",
+                     grow_init_name(r->grow_init), "seed", (json_int_t)r->seed, "window",
+                     (json_int_t)r->window, "half_life", r->half_life, "options", r->options);
 }
 
 json_t *search_status_json(const struct coordinator *c) {
@@ -59,9 +59,9 @@ static json_t *slot_json(const struct coordinator *c, const struct plan_slot *p)
         score += p->s[k];
     }
     return json_pack(
-        "{s:I, s:s, s:I, s:i, s:i, s:i, s:I, s:I, s:f, s:o, s:o, s:o, s:o}", "id",
+        "{s:I, s:s, s:I, s:i, s:i, s:i, s:i, s:I, s:I, s:f, s:o, s:o, s:o, s:o}", "id",
         (json_int_t)p->slot, "name", slot->name, "rows", (json_int_t)p->rows, "dim", (int)slot->dim,
-        "before", (int)p->before, "after", (int)p->after, "bytes_before",
+        "before", (int)p->before, "after", (int)p->after, "added", (int)p->added, "bytes_before",
         row_bytes(slot, p->rows, p->before), "bytes_after", row_bytes(slot, p->rows, p->after),
         "score", score, "g", report_doubles(p->g, p->before), "s", report_doubles(p->s, p->before),
         "keep", keep, "eigenvalues",

@@ -24,22 +24,23 @@ static dimfit_err option_error(const char *name, const char *value, const char *
 
 /* Arguments as they are in JSON; NULL and what they were before where not given. */
 struct arguments {
-    const char *strategy, *options, *estimator, *basis, *count, *rank, *mode;
+    const char *strategy, *options, *estimator, *basis, *count, *rank, *mode, *grow_init;
     json_int_t min_dim, seed, samples, window;
     double kappa, timeout, half_life;
-    int plan_only;
+    int plan_only, grow;
 };
 
 static dimfit_err unpack(const json_t *args, struct arguments *a, struct err_detail *detail) {
     json_error_t error;
-    if (json_unpack_ex((json_t *)args, &error, 0,
-                       "{s:F, s?s, s?s, s?s, s?s, s?s, s?I, s?s, s?I, s?b, s?s, s?I, s?F, s?I, s?F "
-                       "!}",
-                       "kappa", &a->kappa, "strategy", &a->strategy, "estimator", &a->estimator,
-                       "basis", &a->basis, "count", &a->count, "rank", &a->rank, "min_dim",
-                       &a->min_dim, "mode", &a->mode, "samples", &a->samples, "plan_only",
-                       &a->plan_only, "options", &a->options, "seed", &a->seed, "timeout",
-                       &a->timeout, "window", &a->window, "half_life", &a->half_life) != 0)
+    if (json_unpack_ex(
+            (json_t *)args, &error, 0,
+            "{s:F, s?s, s?s, s?s, s?s, s?s, s?I, s?s, s?I, s?b, s?s, s?I, s?F, s?I, s?F, "
+            "s?b, s?s !}",
+            "kappa", &a->kappa, "strategy", &a->strategy, "estimator", &a->estimator, "basis",
+            &a->basis, "count", &a->count, "rank", &a->rank, "min_dim", &a->min_dim, "mode",
+            &a->mode, "samples", &a->samples, "plan_only", &a->plan_only, "options", &a->options,
+            "seed", &a->seed, "timeout", &a->timeout, "window", &a->window, "half_life",
+            &a->half_life, "grow", &a->grow, "grow_init", &a->grow_init) != 0)
         return err_set(detail, DIMFIT_ERR_INVALID, "search start: %s", error.text);
     return DIMFIT_OK;
 }
@@ -83,6 +84,8 @@ static dimfit_err take_words(const struct arguments *a, struct plan_request *r,
     if (err == DIMFIT_OK)
         err = CHOOSE(a->rank, "rank", PLAN_RANK_MAP, rank_parse, &r->rank);
     if (err == DIMFIT_OK)
+        err = CHOOSE(a->grow_init, "grow-init", PLAN_GROW_INIT_MAP, grow_init_parse, &r->grow_init);
+    if (err == DIMFIT_OK)
         err = take_text(r->strategy, sizeof r->strategy, a->strategy, "strategy", detail);
     if (err == DIMFIT_OK)
         err = take_text(r->options, sizeof r->options, a->options, "strategy-options", detail);
@@ -104,6 +107,7 @@ dimfit_err search_request_parse(const json_t *args, int64_t timeout_ms, struct s
         return err;
     r->kappa = a.kappa;
     r->min_dim = (uint32_t)a.min_dim;
+    r->grow = a.grow != 0;
     r->seed = (uint64_t)a.seed;
     r->window = (uint64_t)a.window;
     r->half_life = a.half_life;

@@ -15,6 +15,7 @@ static const char *const estimators[] = {PLAN_ESTIMATOR_MAP(WORD)};
 static const char *const bases[] = {PLAN_BASIS_MAP(WORD)};
 static const char *const counts[] = {PLAN_COUNT_MAP(WORD)};
 static const char *const ranks[] = {PLAN_RANK_MAP(WORD)};
+static const char *const grow_inits[] = {PLAN_GROW_INIT_MAP(WORD)};
 #undef WORD
 static const char *const modes[] = {"live", "freeze"};
 
@@ -115,6 +116,8 @@ enum {
     KEY_COUNT,
     KEY_RANK,
     KEY_MIN_DIM,
+    KEY_GROW,
+    KEY_GROW_INIT,
     KEY_MODE,
     KEY_SAMPLES,
     KEY_WINDOW,
@@ -136,6 +139,9 @@ static const struct argp_option start_options[] = {
     {"rank", KEY_RANK, "R", 0, "Take units by score or by density, score per parameter (score)", 0},
     {"min-dim", KEY_MIN_DIM, "N", 0, "Units that every slot keeps; 0 lets slots go entirely (1)",
      0},
+    {"grow", KEY_GROW, NULL, 0, "Slots may get new units where those they have earn enough", 0},
+    {"grow-init", KEY_GROW_INIT, "I", 0,
+     "What rows have in new units: drawn (small initial values) or zero (drawn)", 0},
     {"mode", KEY_MODE, "M", 0, "live: training goes on; freeze: it is held while scoring (live)",
      0},
     {"samples", KEY_SAMPLES, "N", 0, "Samples to score (live: 65536; freeze: all there are)", 0},
@@ -176,6 +182,7 @@ static bool put_word(struct start_args *args, int key, const char *arg) {
         {KEY_BASIS, "basis", "--basis", bases, ARRAY_LEN(bases)},
         {KEY_COUNT, "count", "--count", counts, ARRAY_LEN(counts)},
         {KEY_RANK, "rank", "--rank", ranks, ARRAY_LEN(ranks)},
+        {KEY_GROW_INIT, "grow_init", "--grow-init", grow_inits, ARRAY_LEN(grow_inits)},
         {KEY_MODE, "mode", "--mode", modes, ARRAY_LEN(modes)},
     };
     for (size_t i = 0; i < ARRAY_LEN(choices); i++) {
@@ -201,6 +208,9 @@ static error_t parse_start(int key, char *arg, struct argp_state *state) {
         return 0;
     case KEY_STRATEGY:
         put(args, "strategy", json_string(arg));
+        return 0;
+    case KEY_GROW:
+        put(args, "grow", json_true());
         return 0;
     case KEY_OPTIONS:
         put(args, "options", json_string(check_pairs(arg)));

@@ -48,7 +48,8 @@ static void choose(struct scene *s) {
 
 static void the_limit_never_exceeds_kappa_times_the_whole(void **state) {
     assert_int_equal(budget_limit(1, 12345), 12345);
-    assert_int_equal(budget_limit(7.5, 12345), 12345);
+    assert_int_equal(budget_limit(7.5, 12346), 92595);
+    assert_int_equal(budget_limit(2, UINT64_MAX), UINT64_MAX);
     assert_int_equal(budget_limit(0.25, 100), 25);
     assert_int_equal(budget_limit(0.7, 10), 7);
     assert_int_equal(budget_limit(0.5, 1), 0);

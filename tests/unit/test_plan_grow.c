@@ -1,0 +1,329 @@
+#include "server/plan_grow.h"
+#include "tests/unit/plan_scene.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+enum { DIM = 12 };
+
+static struct layout_slot *slot_of(const struct scene *s, size_t i) {
+    for (size_t at = 0; at < s->layout->n_slots; at++) {
+        if (s->layout->slots[at].id == scene_slot_id(i))
+            return &s->layout->slots[at];
+    }
+    fail();
+    return NULL;
+}
+
+/* Slots of axes have nothing that depends on their dim but the dim itself. */
+static void make_room(struct scene *s) {
+    for (size_t i = 0; i < SLOTS; i++)
+        slot_of(s, i)->dim = DIM;
+    s->request.grow = true;
+    s->request.kappa = 1;
+}
+
+static void a_slot_grows_to_the_next_candidate_at_most(void **state) {
+    assert_int_equal(grow_room(0, 32), 1);
+    assert_int_equal(grow_room(1, 32), 3);
+    assert_int_equal(grow_room(5, 32), 3);
+    assert_int_equal(grow_room(8, 32), 8);
+    assert_int_equal(grow_room(9, 12), 3);
+    assert_int_equal(grow_room(32, 32), 0);
+    assert_int_equal(grow_room(64, 128), 0);
+}
+
+/* The rule as its header says it: every unit, there or not, in one list. */
+struct offer {
+    double value;
+    size_t slot, k;
+};
+
+static int by_value(const void *a, const void *b) {
+    const struct offer *const x = a, *const y = b;
+    if (x->value != y->value)
+        return x->value > y->value ? -1 : 1;
+    if (x->slot != y->slot)
+        return x->slot < y->slot ? -1 : 1;
+    return x->k < y->k ? -1 : 1;
+}
+
+static void choose_plainly(const struct scene *s, const struct plan *plan, uint32_t *after) {
+    struct offer offers[SLOTS * DIM];
+    double left = s->request.kappa * plan->cost_before;
+    size_t n = 0;
+    uint32_t owed[SLOTS];
+    for (size_t i = 0; i < SLOTS; i++) {
+        const struct plan_slot *const p = &plan->slots[i];
+        double least = INFINITY;
+        owed[i] = p->before < s->request.min_dim ? p->before : s->request.min_dim;
+        left -= (double)(owed[i] * p->rows);
+        after[i] = 0;
+        for (size_t k = 0; k < p->before; k++) {
+            offers[n++] = (struct offer){p->s[k], i, k};
+            least = fmin(least, p->s[k]);
+        }
+        const uint32_t next = p->before < 4 ? (p->before < 1 ? 1 : 4) : 8;
+        for (size_t k = p->before; k < next && least > 0 && p->rows > 0; k++)
+            offers[n++] = (struct offer){least *= 0.5, i, k};
+    }
+    qsort(offers, n, sizeof *offers, by_value);
+    for (size_t u = 0; u < n; u++) {
+        const size_t i = offers[u].slot;
+        const double cost = (double)plan->slots[i].rows;
+        if (owed[i] > 0)
+            owed[i]--;
+        else if (cost <= left)
+            left -= cost;
+        else
+            continue;
+        after[i]++;
+    }
+}
+
+static void weak_units_make_room_for_what_strong_slots_promise(void **state) {
+    struct scene *const s = *state;
+    make_room(s);
+    const double kappas[] = {1, 0.6, 1.7, 50};
+    bool grown = false, shrunk = false;
+    for (size_t q = 0; q < 2 * ARRAY_LEN(kappas); q++) {
+        s->request.kappa = kappas[q / 2];
+        s->request.basis = q % 2 == 0 ? BASIS_AXIS : BASIS_ROTATED;
+        struct plan *const plan = scene_plan(s);
+        uint32_t want[SLOTS];
+        choose_plainly(s, plan, want);
+        for (size_t i = 0; i < SLOTS; i++) {
+            const struct plan_slot *const p = &plan->slots[i];
+            assert_int_equal(p->after, want[i]);
+            grown |= s->request.kappa == 1 && p->after > p->before;
+            shrunk |= s->request.kappa == 1 && p->after < p->before;
+        }
+        assert_true(plan->cost_after <= s->request.kappa * plan->cost_before);
+        struct plan *gone = plan;
+        plan_destroy(&gone);
+    }
+    assert_true(grown && shrunk);
+}
+
+static void without_growth_kappa_above_one_changes_nothing(void **state) {
+    struct scene *const s = *state;
+    make_room(s);
+    s->request.grow = false;
+    s->request.kappa = 3;
+    s->request.basis = BASIS_AXIS;
+    struct plan *plan = scene_plan(s);
+    assert_int_equal(plan->change->n_slots, 0);
+    plan_destroy(&plan);
+}
+
+static void slots_within_a_factor_of_two_are_settled(void **state) {
+    struct scene *const s = *state;
+    make_room(s);
+    s->request.basis = BASIS_AXIS;
+    for (size_t t = 0; t < STEPS; t++) {
+        struct step_stats *const step = &s->stats->steps[t];
+        for (size_t i = 1; i < step->n_slots; i++) {
+            for (size_t k = 0; k < step->slots[i].width; k++)
+                step->slots[i].g[k] = 1 + (double)((i + k) % 7) / 7;
+        }
+    }
+    struct plan *plan = scene_plan(s);
+    assert_int_equal(plan->change->n_slots, 0);
+    plan_destroy(&plan);
+}
+
+static void every_strategy_grows_within_the_budget(void **state) {
+    struct scene *const s = *state;
+    make_room(s);
+    for (size_t i = 0; i < strategies_count(s->strategies); i++) {
+        scene_use(s, strategies_at(s->strategies, i)->name);
+        for (int percent = 30; percent <= 250; percent += 20) {
+            s->request.kappa = percent / 100.0;
+            s->request.basis = percent % 40 == 10 ? BASIS_AXIS : BASIS_ROTATED;
+            struct plan *plan = scene_plan(s);
+            struct layout *after;
+            assert_true(plan->cost_after <= s->request.kappa * plan->cost_before);
+            assert_int_equal(change_apply(plan->change, s->layout, NULL, &after, NULL), DIMFIT_OK);
+            for (size_t j = 0; j < SLOTS; j++) {
+                const struct layout_slot *const slot = layout_find(after, scene_slot_id(j));
+                assert_int_equal(slot->width, plan->slots[j].after);
+                assert_true((slot->axes != NULL) == (s->request.basis == BASIS_AXIS) ||
+                            s->rows[j] < 2);
+            }
+            layout_destroy(&after);
+            plan_destroy(&plan);
+        }
+    }
+}
+
+/* ---- directions ------------------------------------------------------------------------------ */
+
+static double draw(uint64_t *state) {
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (double)(int64_t)(*state) * 0x1p-63;
+}
+
+static double quotient(const double *E, const double *x) {
+    double up = 0, down = 0;
+    for (size_t i = 0; i < DIM; i++) {
+        down += x[i] * x[i];
+        for (size_t j = 0; j < DIM; j++)
+            up += x[i] * E[i * DIM + j] * x[j];
+    }
+    return up / down;
+}
+
+/* M[DIM][w] orthonormal by Gram-Schmidt from random columns. */
+static void random_basis(double *M, size_t w, uint64_t *seed) {
+    for (size_t k = 0; k < w; k++) {
+        for (size_t i = 0; i < DIM; i++)
+            M[i * w + k] = draw(seed);
+        for (int pass = 0; pass < 2; pass++) {
+            for (size_t j = 0; j < k; j++) {
+                double dot = 0;
+                for (size_t i = 0; i < DIM; i++)
+                    dot += M[i * w + j] * M[i * w + k];
+                for (size_t i = 0; i < DIM; i++)
+                    M[i * w + k] -= dot * M[i * w + j];
+            }
+        }
+        double square = 0;
+        for (size_t i = 0; i < DIM; i++)
+            square += M[i * w + k] * M[i * w + k];
+        for (size_t i = 0; i < DIM; i++)
+            M[i * w + k] /= sqrt(square);
+    }
+}
+
+static void new_directions_are_those_used_most_outside_the_basis(void **state) {
+    enum { W = 5, N = 4, RANK = 3 };
+    uint64_t seed = 5;
+    double M[DIM * W], E[DIM * DIM] = {0}, columns[DIM * N], again[DIM * N], all[DIM * (W + N)];
+    random_basis(M, W, &seed);
+    for (size_t r = 0; r < RANK; r++) {
+        double x[DIM];
+        for (size_t i = 0; i < DIM; i++)
+            x[i] = draw(&seed);
+        for (size_t i = 0; i < DIM * DIM; i++)
+            E[i] += (double)(1 + r) * x[i / DIM] * x[i % DIM];
+    }
+    const struct layout_slot slot = {.id = 1, .dim = DIM, .width = W, .basis = M};
+    assert_int_equal(grow_columns(&slot, true, E, N, columns, NULL), DIMFIT_OK);
+    assert_int_equal(grow_columns(&slot, true, E, N, again, NULL), DIMFIT_OK);
+    assert_memory_equal(columns, again, sizeof columns);
+    for (size_t i = 0; i < DIM; i++) {
+        memcpy(all + i * (W + N), M + i * W, W * sizeof *all);
+        memcpy(all + i * (W + N) + W, columns + i * N, N * sizeof *all);
+    }
+    assert_true(layout_orthonormal_error(all, DIM, W + N) < 1e-13);
+    double first[DIM], used[N];
+    for (size_t k = 0; k < N; k++) {
+        double x[DIM];
+        for (size_t i = 0; i < DIM; i++)
+            x[i] = columns[i * N + k];
+        used[k] = quotient(E, x);
+        memcpy(first, k == 0 ? x : first, sizeof first);
+    }
+    assert_true(used[0] > used[1] && used[1] > used[2] && used[2] > 1e-3);
+    assert_true(fabs(used[3]) < 1e-9); /* three are used, and no more are needed */
+    for (int round = 0; round < 2000; round++) {
+        double x[DIM];
+        for (size_t i = 0; i < DIM; i++)
+            x[i] = first[i] + (round % 2 == 0 ? 1 : 0.01) * draw(&seed);
+        for (size_t k = 0; k < W; k++) {
+            double dot = 0;
+            for (size_t i = 0; i < DIM; i++)
+                dot += M[i * W + k] * x[i];
+            for (size_t i = 0; i < DIM; i++)
+                x[i] -= dot * M[i * W + k];
+        }
+        assert_true(quotient(E, x) <= used[0] * (1 + 1e-12));
+    }
+}
+
+static void slots_that_grow_together_get_the_same_new_directions(void **state) {
+    uint64_t seed = 9;
+    double square[4 * 4], M[2][DIM * 4] = {{0}}, columns[2][DIM * 3];
+    const double E[DIM * DIM] = {0};
+    for (size_t b = 0; b < 2; b++) {
+        /* A turn of the first four axes. */
+        double turned[DIM * 4];
+        random_basis(turned, 4, &seed);
+        for (size_t i = 0; i < 16; i++)
+            square[i] = turned[i];
+        for (size_t k = 0; k < 4; k++) {
+            for (int pass = 0; pass < 2; pass++) {
+                for (size_t j = 0; j < k; j++) {
+                    double dot = 0;
+                    for (size_t i = 0; i < 4; i++)
+                        dot += square[i * 4 + j] * square[i * 4 + k];
+                    for (size_t i = 0; i < 4; i++)
+                        square[i * 4 + k] -= dot * square[i * 4 + j];
+                }
+            }
+            double size = 0;
+            for (size_t i = 0; i < 4; i++)
+                size += square[i * 4 + k] * square[i * 4 + k];
+            for (size_t i = 0; i < 4; i++)
+                square[i * 4 + k] /= sqrt(size);
+        }
+        memcpy(M[b], square, sizeof square);
+        const struct layout_slot slot = {.id = 1, .dim = DIM, .width = 4, .basis = M[b]};
+        assert_int_equal(grow_columns(&slot, false, E, 3, columns[b], NULL), DIMFIT_OK);
+    }
+    for (size_t i = 0; i < DIM; i++) {
+        for (size_t k = 0; k < 3; k++) {
+            assert_true(fabs(columns[0][i * 3 + k] - (i == 4 + k)) < 1e-12);
+            assert_true(fabs(columns[1][i * 3 + k] - (i == 4 + k)) < 1e-12);
+        }
+    }
+}
+
+static void axes_stay_axes_and_come_by_use(void **state) {
+    uint16_t axes[] = {7, 0};
+    const struct layout_slot slot = {.id = 1, .dim = DIM, .width = 2, .axes = axes};
+    double E[DIM * DIM] = {0}, columns[DIM * 3];
+    E[7 * DIM + 7] = 9;
+    E[5 * DIM + 5] = 4;
+    E[9 * DIM + 9] = 1;
+    assert_int_equal(grow_columns(&slot, true, E, 3, columns, NULL), DIMFIT_OK);
+    const size_t want[] = {5, 9, 1};
+    for (size_t i = 0; i < DIM; i++) {
+        for (size_t k = 0; k < 3; k++)
+            assert_true(columns[i * 3 + k] == (i == want[k]));
+    }
+}
+
+static void ftrl_slots_grow_by_drawn_values_only(void **state) {
+    struct scene *const s = *state;
+    make_room(s);
+    s->request.basis = BASIS_AXIS;
+    slot_of(s, 1)->optimizer.kind = OPTIMIZER_FTRL;
+    s->request.grow_init = GROW_INIT_ZERO;
+    scene_refuses(s, DIMFIT_ERR_INVALID, "slot 13 (slot 1): ftrl grows by drawn values only");
+    s->request.grow_init = GROW_INIT_DRAWN;
+    struct plan *plan = scene_plan(s);
+    for (size_t i = 0; i < plan->change->n_slots; i++)
+        assert_true(plan->change->slots[i].added == 0 || plan->change->slots[i].drawn);
+    plan_destroy(&plan);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_slot_grows_to_the_next_candidate_at_most),
+        PLAN_TEST(weak_units_make_room_for_what_strong_slots_promise),
+        PLAN_TEST(without_growth_kappa_above_one_changes_nothing),
+        PLAN_TEST(slots_within_a_factor_of_two_are_settled),
+        PLAN_TEST(every_strategy_grows_within_the_budget),
+        cmocka_unit_test(new_directions_are_those_used_most_outside_the_basis),
+        cmocka_unit_test(slots_that_grow_together_get_the_same_new_directions),
+        cmocka_unit_test(axes_stay_axes_and_come_by_use),
+        PLAN_TEST(ftrl_slots_grow_by_drawn_values_only),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
