@@ -11,10 +11,19 @@
  * provides the budgeted greedy selection as a service (`select`), which most strategies end with,
  * and checks every answer against the budget and the floors whoever made it.
  *
+ * A strategy of DIMFIT_NEEDS_TRIALS also decides by what the model loses without some of its units,
+ * measured by workers on a validation sample. plan() keeps nothing from call to call: it asks for
+ * what it wants to know by trial() or candidate(), which answer at once what is known already.
+ * Where any of them said DIMFIT_TRIAL_ASKED it returns DIMFIT_PLAN_WAITS, and is called again, with
+ * the same input, when those trials are done. So it must ask for the same things in every call, up
+ * to what it makes of their results; a search that was interrupted goes on by the trials it kept.
+ *
  * A plugin may not keep pointers after plan() returns, may not exit, and writes nothing but keep[].
+ * One that plans for longer than ten minutes at a stretch fails its search.
  *
  * History: 1.0 first version. 2.0 a slot's units may include some that it does not have yet
- * (`room`).
+ * (`room`). A strategy may try what it decides: DIMFIT_NEEDS_TRIALS, DIMFIT_PLAN_WAITS, the host's
+ * trial(), candidate() and choose(), the input's `trial_samples` and `ordered`.
  */
 #ifndef DIMFIT_STRATEGY_H
 #define DIMFIT_STRATEGY_H
@@ -34,6 +43,7 @@ extern "C" {
 enum dimfit_strategy_needs {
     DIMFIT_NEEDS_SCORES = 1 << 0, /* score[], from scoring pushes */
     DIMFIT_NEEDS_NORMS = 1 << 1,  /* norm[], from the stored rows */
+    DIMFIT_NEEDS_TRIALS = 1 << 8, /* workers that evaluate trials */
 };
 
 /* One slot's units. Arrays are borrowed. */
@@ -60,6 +70,37 @@ struct dimfit_strategy_input {
     const char *options; /* "key=value,key=value" as the user gave them, "" for none */
     size_t n_slots;
     const struct dimfit_strategy_slot *slots; /* ascending by id */
+    int ordered; /* a slot's units come in the order to keep them in: the basis is fitted */
+    uint64_t trial_samples; /* that a trial is to be evaluated on, unless it says otherwise */
+};
+
+/* What a worker measured of the model under a trial, and of the model as it is on the same samples
+ * at the same moment: the difference is what the trial costs. */
+struct dimfit_trial_result {
+    double loss, auc;             /* mean log loss; auc is NaN where one class is missing */
+    double whole_loss, whole_auc; /* with nothing changed */
+    double error;                 /* standard error of loss - whole_loss; 0: not known */
+    uint64_t samples;
+};
+
+/* A plan that another strategy makes, or this one in another basis. NULL: as the search has it. */
+struct dimfit_candidate {
+    uint32_t size;
+    const char *strategy, *basis, *estimator, *rank;
+    const char *options; /* NULL: none */
+};
+
+enum dimfit_trial_answer {
+    DIMFIT_TRIAL_FAILED = -1,    /* the host's error is set: return -1 */
+    DIMFIT_TRIAL_KNOWN = 0,      /* *out is filled */
+    DIMFIT_TRIAL_ASKED = 1,      /* asked for */
+    DIMFIT_TRIAL_IMPOSSIBLE = 2, /* candidate(): there is no such plan; the host notes why */
+};
+
+enum dimfit_plan_answer {
+    DIMFIT_PLAN_FAILED = -1,
+    DIMFIT_PLAN_DONE = 0,
+    DIMFIT_PLAN_WAITS = 1, /* for the trials asked for */
 };
 
 struct dimfit_strategy_host {
@@ -75,6 +116,17 @@ struct dimfit_strategy_host {
     int (*fail)(void *self, const char *why);
     /* The value of `key` in the options, copied to out[cap]; 0 found, 1 not there, -1 too long. */
     int (*option)(void *self, const char *key, char *out, size_t cap);
+    /* What the model loses with only the units keep[i][k] of the embeddings as they are, the mean
+     * restored as a layout change would do; budget and floors do not count. samples 0: the input's
+     * trial_samples. Returns a dimfit_trial_answer. */
+    int (*trial)(void *self, uint8_t *const *keep, uint64_t samples,
+                 struct dimfit_trial_result *out);
+    /* The same of the plan that a candidate would make of the search. */
+    int (*candidate)(void *self, const struct dimfit_candidate *candidate,
+                     struct dimfit_trial_result *out);
+    /* Decide for the plan of the i-th candidate() of this call, in place of keep[]. 0, or -1 with
+     * the host's error set. */
+    int (*choose)(void *self, size_t i);
 };
 
 struct dimfit_strategy {
@@ -83,7 +135,8 @@ struct dimfit_strategy {
     const char *version;
     const char *summary; /* one line for `dimfitctl strategies` */
     uint32_t needs;      /* DIMFIT_NEEDS_* */
-    /* keep[i][width_i], zeroed by the host. 0 done, -1 after host->fail() or a failed select(). */
+    /* keep[i][width_i], zeroed by the host. A dimfit_plan_answer; failed after host->fail() or a
+     * service that failed. */
     int (*plan)(const struct dimfit_strategy_host *host, const struct dimfit_strategy_input *input,
                 uint8_t *const *keep);
 };

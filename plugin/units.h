@@ -6,6 +6,7 @@
 
 #include "plugin/dimfit_strategy.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 struct units {
@@ -31,6 +32,16 @@ static inline int units_init(struct units *units, const struct dimfit_strategy_i
 static inline int units_select(const struct units *units, const struct dimfit_strategy_host *host,
                                uint8_t *const *keep) {
     return host->select(host->self, (const double *const *)units->priority, keep);
+}
+
+/* New units are taken for floors only, by who knows nothing of them. */
+static inline void units_refuse_room(const struct units *units,
+                                     const struct dimfit_strategy_input *input) {
+    for (size_t i = 0; i < input->n_slots; i++) {
+        const struct dimfit_strategy_slot *const slot = &input->slots[i];
+        for (uint32_t k = slot->width - slot->room; k < slot->width; k++)
+            units->priority[i][k] = -INFINITY;
+    }
 }
 
 static inline void units_fini(struct units *units) {

@@ -35,6 +35,9 @@ enum {
     X(19, SCORE_NEXT) /* tag: search id, step + samples: the one done, 0 none, mode: SCORE_*;      \
                          reply: step to score and mode SCORE_*, or SCORE_OVER */                   \
     X(20, ADMIN)      /* name: command; body: JSON arguments; reply: JSON */                       \
+    X(21, TRIAL_NEXT) /* tag: search id, step + samples + body (proto/trial.h): the trial done, 0  \
+                         none, mode: TRIAL_WAIT; reply: tag, step + samples + body (a change): the \
+                         trial to do, or mode TRIAL_LATER, TRIAL_OVER */                           \
     /* shard -> coordinator */                                                                     \
     X(32, REGISTER)  /* body: struct hello; reply tag: shard number, body: layout */               \
     X(33, HEARTBEAT) /* tag: search, samples and mode: SCORE_WANT_*, SCORE_FULL; moving: rows that \
@@ -83,6 +86,10 @@ enum wire_mode {
 
     SCORE_EXHAUSTED = 1 << 0, /* asker: I have no further samples */
     SCORE_OVER = 1 << 1,      /* reply: scoring has ended */
+
+    TRIAL_WAIT = 1 << 0,  /* asker: answer when there is a trial, within a second or so */
+    TRIAL_OVER = 1 << 1,  /* reply: there is no search that could have any */
+    TRIAL_LATER = 1 << 2, /* reply: none now */
 
     SCORE_WANT_MOMENTS = 1 << 0, /* keep r^T dL/dr per step and slot, not just its diagonal */
     SCORE_WANT_FREEZE = 1 << 1,  /* refuse training while scoring */

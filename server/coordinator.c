@@ -221,6 +221,9 @@ void coordinator_receive(struct coordinator *coordinator, const struct route *fr
     case WIRE_SCORE_NEXT:
         search_score_next(c, from, header);
         break;
+    case WIRE_TRIAL_NEXT:
+        search_trial_next(c, from, header, body, len);
+        break;
     case WIRE_ADMIN:
         admin_request(c, from, header, body, len);
         break;
@@ -250,6 +253,7 @@ void coordinator_tick(struct coordinator *coordinator) {
     barrier_tick(c, now);
     catch_up_tick(c, now);
     search_tick(c, now);
+    search_trial_tick(c, now);
     shrink_tick(c, now);
 }
 

@@ -29,7 +29,8 @@ struct plan_job {
     struct stats *stats;
     struct plan_request request;
     const struct strategies *strategies;
-    struct plan *plan; /* the result, on DIMFIT_OK */
+    struct trials trials;
+    struct plan *plan; /* the result, on DIMFIT_OK; NULL: it waits for trials */
     dimfit_err err;
     struct err_detail detail;
 };
@@ -47,6 +48,11 @@ struct coordinator_io {
     /* Make the state durable: when it returns DIMFIT_OK, coordinator_new() will be given it after
      * any crash. May be NULL: nothing is kept. */
     dimfit_err (*save)(void *self, const void *bytes, size_t len, struct err_detail *detail);
+    /* Keep the trials of a search that runs (len 0: forget them), and give them back to one that
+     * is started in its place. Both may be NULL: none are kept. kept_trials is NOT_FOUND when there
+     * are none. */
+    dimfit_err (*keep_trials)(void *self, const void *bytes, size_t len, struct err_detail *detail);
+    dimfit_err (*kept_trials)(void *self, struct buf *out, struct err_detail *detail);
     /* Run plan_job_run() somewhere, then hand the job back to coordinator_planned(). */
     void (*plan)(void *self, struct plan_job *job);
     /* The cluster is told to stop; the host leaves its loop once what was sent is out. */

@@ -3,6 +3,7 @@
 #include "server/frames.h"
 #include "server/log.h"
 #include "server/state_file.h"
+#include "server/trial_file.h"
 
 enum {
     HOST_MAGIC = 0x43484f53,
@@ -84,6 +85,17 @@ static dimfit_err host_save(void *self, const void *bytes, size_t len, struct er
     return state_file_write(host->state, bytes, len, detail);
 }
 
+static dimfit_err host_keep_trials(void *self, const void *bytes, size_t len,
+                                   struct err_detail *detail) {
+    const struct host *const host = self;
+    return trial_file_write(host->options->data_dir, bytes, len, detail);
+}
+
+static dimfit_err host_kept_trials(void *self, struct buf *out, struct err_detail *detail) {
+    const struct host *const host = self;
+    return trial_file_read(host->options->data_dir, out, detail);
+}
+
 static void host_plan(void *self, struct plan_job *job) {
     struct host *const host = self;
     zframe_t *frame = zframe_new(&job, sizeof job);
@@ -141,6 +153,8 @@ static dimfit_err open_host(struct host *host, struct err_detail *detail) {
             .now_ms = host_now_ms,
             .wall_s = host_wall_s,
             .save = host->state != NULL ? host_save : NULL,
+            .keep_trials = host->state != NULL ? host_keep_trials : NULL,
+            .kept_trials = host->state != NULL ? host_kept_trials : NULL,
             .plan = host_plan,
             .stop = host_stop,
         };

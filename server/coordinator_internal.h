@@ -86,6 +86,27 @@ struct scorer {
     struct asker asker; /* answered when they do */
 };
 
+/* A worker that waits for a trial. */
+struct trial_asker {
+    struct asker asker;
+    uint64_t worker;
+    int64_t since_ms;
+};
+
+/* Between the turns of a strategy that tries what it decides (search_trial.c). */
+struct trying {
+    struct plan_job *job; /* its trials are handed out; NULL: none are */
+    bool planning;        /* a job is at the planner, */
+    int64_t planner_ms;   /* since when */
+    size_t next;          /* trials before this one were handed out */
+    size_t kept;          /* known from an interrupted search */
+    size_t asked;         /* in all, when the job is done */
+    bool dirty;           /* there are results that were not kept yet */
+    int64_t started_ms, progress_ms, keep_ms;
+    size_t n_waiting;
+    struct trial_asker waiting[64];
+};
+
 struct search {
     uint64_t id; /* 0: none yet */
     enum wire_phase phase;
@@ -100,6 +121,7 @@ struct search {
     struct scorer *scorers; /* [SCORERS_MAX] while scoring */
     int64_t timeout_ms, progress_ms, phase_ms;
     double seconds_scoring, seconds_planning, seconds_apply;
+    struct trying trying;
     struct plan *plan;
     struct layout *layout; /* prepared */
     dimfit_err err;
@@ -245,6 +267,24 @@ void search_answer_scorers(struct coordinator *c);
 void search_score_next(struct coordinator *c, const struct route *from,
                        const struct wire_header *header);
 void search_tick(struct coordinator *c, int64_t now);
+
+/* search_trial.c */
+/* Hand a job to the planner, for a limited time. */
+void search_trial_plan(struct coordinator *c, struct plan_job *job);
+/* The planner waits for trials: have them done, then hand the job back to it. Takes the job. */
+void search_try(struct coordinator *c, struct plan_job **job);
+/* Add the trials that an interrupted search of the same question has kept. */
+void search_trial_resume(struct coordinator *c, struct plan_job *job);
+/* The search has its plan: no later one is to go on from its trials. */
+void search_trial_forget(struct coordinator *c);
+void search_trial_next(struct coordinator *c, const struct route *from,
+                       const struct wire_header *header, const uint8_t *body, size_t len);
+/* Give the workers that wait what there is, or tell them that there will be none. */
+void search_trial_answer(struct coordinator *c);
+void search_trial_tick(struct coordinator *c, int64_t now);
+void search_trial_fini(struct coordinator *c);
+json_t *search_trial_json(const struct coordinator *c);
+json_t *search_candidates_json(const struct plan *plan);
 
 /* search_report.c */
 json_t *search_status_json(const struct coordinator *c);

@@ -15,8 +15,10 @@ void plan_destroy(struct plan **plan) {
         free(s->s);
         free(s->eigenvalue);
         free(s->keep);
+        free(s->priority);
     }
     free((*plan)->slots);
+    free((*plan)->candidates);
     change_destroy(&(*plan)->change);
     free(*plan);
     *plan = NULL;
@@ -316,6 +318,10 @@ static bool changes(const struct plan_slot *s, const struct plan_fitted *f) {
     return false;
 }
 
+static bool concerns(const struct plan_slot *s, const struct plan_fitted *f, bool losses) {
+    return losses ? kept_of(s) < s->before : changes(s, f);
+}
+
 /* The mean is restored where directions go. Where none does nothing is lost that would need it, and
  * leaving it in the rows keeps them exact. */
 static void fill_dense(const struct plan_slot *s, const struct plan_fitted *f,
@@ -345,30 +351,34 @@ static void fill_keep(const struct plan_slot *s, struct change_slot *out) {
     }
 }
 
-static dimfit_err build_change(struct plan_work *work) {
+dimfit_err plan_build_change(struct plan_work *work, bool losses, struct change **out) {
     struct plan *const plan = work->plan;
     const uint64_t epoch = work->layout->epoch;
     size_t n = 0;
     for (size_t i = 0; i < plan->n_slots; i++)
-        n += changes(&plan->slots[i], &work->fitted[i]);
-    if (change_new(epoch, epoch + 1, n, &plan->change) != DIMFIT_OK)
+        n += concerns(&plan->slots[i], &work->fitted[i], losses);
+    struct change *change = NULL;
+    if (change_new(epoch, epoch + 1, n, &change) != DIMFIT_OK)
         return plan_nomem(work);
-    struct change_slot *out = plan->change->slots;
+    struct change_slot *to = change->slots;
     for (size_t i = 0; i < plan->n_slots; i++) {
         const struct plan_slot *const s = &plan->slots[i];
         const struct plan_fitted *const f = &work->fitted[i];
-        if (!changes(s, f))
+        if (!concerns(s, f, losses))
             continue;
-        if (change_slot_alloc_added(out, s->slot, layout_find(work->layout, s->slot)->dim,
-                                    s->before, s->after, s->added, f->N != NULL) != DIMFIT_OK)
+        if (change_slot_alloc_added(to, s->slot, layout_find(work->layout, s->slot)->dim, s->before,
+                                    s->after, s->added, f->N != NULL) != DIMFIT_OK) {
+            change_destroy(&change);
             return plan_nomem(work);
+        }
         if (f->N != NULL)
-            fill_dense(s, f, out);
+            fill_dense(s, f, to);
         else
-            fill_keep(s, out);
-        out++;
+            fill_keep(s, to);
+        to++;
     }
-    return grow_fill(work);
+    *out = change;
+    return DIMFIT_OK;
 }
 
 /* ---- in order -------------------------------------------------------------------------------- */
@@ -391,45 +401,95 @@ static dimfit_err begin(struct plan_work *work, const struct plan_request *reque
 static dimfit_err end(struct plan_work *work, dimfit_err err, struct plan **out) {
     if (work->plan != NULL)
         work_fini(work);
-    if (err == DIMFIT_OK)
+    if (err == DIMFIT_OK && work->chosen == NULL) {
         *out = work->plan;
-    else
-        plan_destroy(&work->plan);
+        return err;
+    }
+    if (err == DIMFIT_OK) {
+        struct plan *const plan = work->plan;
+        work->chosen->candidates = plan->candidates;
+        work->chosen->n_candidates = plan->n_candidates;
+        work->chosen->chosen = plan->chosen;
+        plan->candidates = NULL;
+        *out = work->chosen;
+        work->chosen = NULL;
+    }
+    plan_destroy(&work->plan);
+    plan_destroy(&work->chosen);
     return err;
+}
+
+static dimfit_err run(struct plan_work *work, const struct plan_request *request,
+                      struct plan **out) {
+    struct err_detail *const detail = work->detail;
+    dimfit_err err = plan_request_check(request, detail);
+    if (err == DIMFIT_OK)
+        err = plan_basis_check(work->layout, request, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    work->strategy = strategies_find(work->strategies, request->strategy);
+    if (work->strategy == NULL)
+        return err_set(detail, DIMFIT_ERR_NOT_FOUND,
+                       "there is no strategy '%s'; `dimfitctl strategies` lists them",
+                       request->strategy);
+    if (plan_needs(work, DIMFIT_NEEDS_TRIALS) && work->trials == NULL)
+        return err_set(detail, DIMFIT_ERR_STATE,
+                       "strategy '%s' decides by trials, and nobody evaluates any here",
+                       request->strategy);
+    err = begin(work, request);
+    if (err == DIMFIT_OK)
+        err = fit_slots(work);
+    if (err == DIMFIT_OK)
+        err = score_units(work);
+    if (err == DIMFIT_OK && request->grow)
+        grow_offer(work);
+    if (err == DIMFIT_OK)
+        err = plan_choose(work);
+    if (err == DIMFIT_OK && work->waits) {
+        work_fini(work);
+        plan_destroy(&work->plan);
+        *out = NULL;
+        return DIMFIT_OK;
+    }
+    if (err == DIMFIT_OK && work->chosen == NULL) {
+        summarise(work->plan);
+        err = plan_build_change(work, false, &work->plan->change);
+        if (err == DIMFIT_OK)
+            err = grow_fill(work);
+    }
+    return end(work, err, out);
+}
+
+dimfit_err plan_try(const struct layout *layout, const struct stats *stats,
+                    const struct plan_request *request, const struct strategies *strategies,
+                    struct trials *trials, struct plan **out, struct err_detail *detail) {
+    struct plan_work work = {
+        .layout = layout,
+        .stats = stats,
+        .strategies = strategies,
+        .trials = trials,
+        .detail = detail,
+    };
+    return run(&work, request, out);
+}
+
+dimfit_err plan_within(const struct plan_work *outer, const struct plan_request *request,
+                       struct plan **out, struct err_detail *detail) {
+    struct plan_work work = {
+        .layout = outer->layout,
+        .stats = outer->stats,
+        .strategies = outer->strategies,
+        .trials = outer->trials,
+        .depth = outer->depth + 1,
+        .detail = detail,
+    };
+    return run(&work, request, out);
 }
 
 dimfit_err plan_make(const struct layout *layout, const struct stats *stats,
                      const struct plan_request *request, const struct strategies *strategies,
                      struct plan **out, struct err_detail *detail) {
-    dimfit_err err = plan_request_check(request, detail);
-    if (err == DIMFIT_OK)
-        err = plan_basis_check(layout, request, detail);
-    if (err != DIMFIT_OK)
-        return err;
-    struct plan_work work = {
-        .layout = layout,
-        .stats = stats,
-        .strategy = strategies_find(strategies, request->strategy),
-        .detail = detail,
-    };
-    if (work.strategy == NULL)
-        return err_set(detail, DIMFIT_ERR_NOT_FOUND,
-                       "there is no strategy '%s'; `dimfitctl strategies` lists them",
-                       request->strategy);
-    err = begin(&work, request);
-    if (err == DIMFIT_OK)
-        err = fit_slots(&work);
-    if (err == DIMFIT_OK)
-        err = score_units(&work);
-    if (err == DIMFIT_OK && request->grow)
-        grow_offer(&work);
-    if (err == DIMFIT_OK)
-        err = plan_choose(&work);
-    if (err == DIMFIT_OK) {
-        summarise(work.plan);
-        err = build_change(&work);
-    }
-    return end(&work, err, out);
+    return plan_try(layout, stats, request, strategies, NULL, out, detail);
 }
 
 dimfit_err plan_scores(const struct layout *layout, const struct stats *stats,

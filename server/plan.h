@@ -12,6 +12,7 @@
 #include "proto/change.h"
 #include "server/stats.h"
 #include "server/strategy_host.h"
+#include "server/trials.h"
 
 #define PLAN_ESTIMATOR_MAP(X) X(SINGLE, "single") X(STEP, "step") X(FISHER, "fisher") X(ROW, "row")
 #define PLAN_BASIS_MAP(X)     X(AXIS, "axis") X(ROTATED, "rotated")
@@ -42,6 +43,8 @@ bool count_parse(const char *text, enum count *out);
 bool rank_parse(const char *text, enum rank *out);
 bool grow_init_parse(const char *text, enum grow_init *out);
 
+enum { PLAN_TRIAL_SAMPLES = 8192 };
+
 struct plan_request {
     double kappa; /* after / before, > 0; above 1 is of use with `grow` only */
     enum estimator estimator;
@@ -55,7 +58,8 @@ struct plan_request {
     uint64_t window;          /* scores are of the last steps, this many; 0: of all */
     double half_life; /* ... or an older step weighs half as much every so many; 0: all the same */
     char strategy[STRATEGY_NAME_MAX + 1];
-    char options[256]; /* "key=value,key=value" for the strategy */
+    char options[256];      /* "key=value,key=value" for the strategy */
+    uint64_t trial_samples; /* that a trial is evaluated on */
 };
 
 void plan_request_init(struct plan_request *request); /* the documented defaults, kappa unset (0) */
@@ -79,11 +83,20 @@ struct plan_slot {
     double
         *eigenvalue; /* [before] count-weighted second moment of the unit, descending; NULL: axis */
     uint8_t *keep;   /* [before + room] alpha */
+    double *priority; /* [before] what the strategy ranked its units by; NULL: it ranked none */
+};
+
+/* A plan that the strategy considered, and what it would cost. */
+struct plan_candidate {
+    struct plan_request request;
+    bool known; /* the result is there */
+    struct dimfit_trial_result result;
+    struct err_detail why; /* there is no such plan; "" otherwise */
 };
 
 struct plan {
-    struct plan_request request;
-    uint64_t epoch; /* the layout it was made for */
+    struct plan_request request; /* of the candidate chosen, where there are any */
+    uint64_t epoch;              /* the layout it was made for */
     uint64_t samples;
     double cost_before, cost_after;       /* in the request's count */
     uint64_t params_before, params_after; /* floats of searchable rows */
@@ -91,6 +104,8 @@ struct plan {
     size_t n_slots;
     struct plan_slot *slots; /* ascending by slot; searchable slots only */
     struct change *change;   /* to epoch + 1 */
+    size_t n_candidates, chosen;
+    struct plan_candidate *candidates; /* in the order the strategy named them */
 };
 
 /* BUDGET when the floors alone cost more than kappa (the detail names the smallest feasible kappa
@@ -101,6 +116,13 @@ dimfit_err plan_make(const struct layout *layout, const struct stats *stats,
                      const struct plan_request *request, const struct strategies *strategies,
                      struct plan **out, struct err_detail *detail) MUST_CHECK;
 void plan_destroy(struct plan **plan);
+
+/* plan_make() for strategies that try what they decide: when this one waits for trials, *out is
+ * NULL and `trials` has what it asked for, to be called again with the results. NULL for trials: a
+ * strategy that needs some is refused, STATE. */
+dimfit_err plan_try(const struct layout *layout, const struct stats *stats,
+                    const struct plan_request *request, const struct strategies *strategies,
+                    struct trials *trials, struct plan **out, struct err_detail *detail) MUST_CHECK;
 
 /* The scores of the stored coordinates as they are now, without planning (`dimfitctl scores`):
  * slots with s and g filled, change NULL. Works with nothing scored: g and s are zero. */

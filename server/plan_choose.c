@@ -8,9 +8,10 @@ enum { OPTIONS_MAX = sizeof((struct plan_request *)0)->options };
 
 /* What the host's services work on while a plugin has its turn. */
 struct turn {
-    const struct plan_work *work;
+    struct plan_work *work;
     struct budget budget;
     bool asked[OPTIONS_MAX]; /* the option that starts at this byte was read */
+    bool asked_trials;       /* some trial is not known yet */
     dimfit_err err;
 };
 
@@ -19,9 +20,25 @@ static dimfit_err plugin_error(const struct turn *turn, const char *what) {
                    turn->work->strategy->name, what);
 }
 
+/* What the units were ranked by is shown with the plan. */
+static dimfit_err note_priorities(const struct turn *turn, const double *const *priority) {
+    const struct plan *const plan = turn->work->plan;
+    for (size_t i = 0; i < plan->n_slots; i++) {
+        struct plan_slot *const s = &plan->slots[i];
+        if (s->priority == NULL)
+            s->priority = calloc((size_t)s->before + 1, sizeof *s->priority);
+        if (s->priority == NULL)
+            return DIMFIT_ERR_NOMEM;
+        memcpy(s->priority, priority[i], s->before * sizeof *s->priority);
+    }
+    return DIMFIT_OK;
+}
+
 static int host_select(void *self, const double *const *priority, uint8_t *const *keep) {
     struct turn *const turn = self;
     turn->err = budget_select(&turn->budget, priority, keep);
+    if (turn->err == DIMFIT_OK)
+        turn->err = note_priorities(turn, priority);
     if (turn->err == DIMFIT_ERR_NOMEM)
         plan_nomem(turn->work);
     if (turn->err == DIMFIT_ERR_INVALID)
@@ -53,6 +70,30 @@ static int host_option(void *self, const char *key, char *out, size_t cap) {
         at += len + (at[len] == ',');
     }
     return 1;
+}
+
+static int host_trial(void *self, uint8_t *const *keep, uint64_t samples,
+                      struct dimfit_trial_result *out) {
+    struct turn *const turn = self;
+    int answer = DIMFIT_TRIAL_FAILED;
+    turn->err = plan_trial(turn->work, keep, samples, out, &answer);
+    turn->asked_trials |= answer == DIMFIT_TRIAL_ASKED;
+    return answer;
+}
+
+static int host_candidate(void *self, const struct dimfit_candidate *candidate,
+                          struct dimfit_trial_result *out) {
+    struct turn *const turn = self;
+    int answer = DIMFIT_TRIAL_FAILED;
+    turn->err = plan_candidate(turn->work, candidate, out, &answer);
+    turn->asked_trials |= answer == DIMFIT_TRIAL_ASKED;
+    return answer;
+}
+
+static int host_choose(void *self, size_t i) {
+    struct turn *const turn = self;
+    turn->err = plan_take(turn->work, i);
+    return turn->err == DIMFIT_OK ? 0 : -1;
 }
 
 /* An option that the strategy never asked for is a slip of the user's, not to be passed over. */
@@ -109,6 +150,9 @@ static dimfit_err ask(struct turn *turn, const struct dimfit_strategy_slot *slot
         .select = host_select,
         .fail = host_fail,
         .option = host_option,
+        .trial = host_trial,
+        .candidate = host_candidate,
+        .choose = host_choose,
     };
     const struct dimfit_strategy_input input = {
         .size = sizeof input,
@@ -119,12 +163,20 @@ static dimfit_err ask(struct turn *turn, const struct dimfit_strategy_slot *slot
         .options = request->options,
         .n_slots = turn->budget.n_slots,
         .slots = slots,
+        .trial_samples = request->trial_samples,
+        .ordered = request->basis != BASIS_AXIS,
     };
-    if (turn->work->strategy->plan(&host, &input, keep) != 0)
+    const int answer = turn->work->strategy->plan(&host, &input, keep);
+    if (answer != DIMFIT_PLAN_DONE && answer != DIMFIT_PLAN_WAITS)
         return turn->err != DIMFIT_OK ? turn->err
                                       : plugin_error(turn, "it failed and did not say why");
     const dimfit_err err = check_options(turn);
-    return err == DIMFIT_OK ? check_answer(turn, keep) : err;
+    turn->work->waits = answer == DIMFIT_PLAN_WAITS;
+    if (turn->work->waits && !turn->asked_trials)
+        return plugin_error(turn, "it waits for trials that it did not ask for");
+    if (err != DIMFIT_OK || turn->work->waits || turn->work->chosen != NULL)
+        return err;
+    return check_answer(turn, keep);
 }
 
 /* What the plugin sees of a slot. */

@@ -19,6 +19,11 @@ struct plan_work {
     const struct layout *layout;
     const struct stats *stats;
     const struct dimfit_strategy *strategy; /* NULL: only scores are wanted */
+    const struct strategies *strategies;
+    struct trials *trials; /* NULL: there can be none */
+    bool waits;            /* the strategy waits for trials */
+    unsigned depth;        /* of plans within a plan */
+    struct plan *chosen;   /* in place of the plan, as the strategy decided */
     struct err_detail *detail;
 };
 
@@ -31,5 +36,21 @@ bool plan_needs(const struct plan_work *work, uint32_t what);
 /* Let the strategy decide, check its answer whatever it did, and fill in keep and costs. The slots,
  * their scores and norms are there. Errors as of plan_make(). */
 dimfit_err plan_choose(struct plan_work *work) MUST_CHECK;
+
+/* The change that makes the plan's keep[] so, directions added still empty. losses: only of slots
+ * that lose something. */
+dimfit_err plan_build_change(struct plan_work *work, bool losses, struct change **out) MUST_CHECK;
+
+/* A plan within a plan: as plan_try(), one level deeper. */
+dimfit_err plan_within(const struct plan_work *outer, const struct plan_request *request,
+                       struct plan **out, struct err_detail *detail) MUST_CHECK;
+
+/* The host's services of the same name (plugin/dimfit_strategy.h): *answer is one of
+ * dimfit_trial_answer; errors are of the search. */
+dimfit_err plan_trial(struct plan_work *work, uint8_t *const *keep, uint64_t samples,
+                      struct dimfit_trial_result *out, int *answer) MUST_CHECK;
+dimfit_err plan_candidate(struct plan_work *work, const struct dimfit_candidate *candidate,
+                          struct dimfit_trial_result *out, int *answer) MUST_CHECK;
+dimfit_err plan_take(struct plan_work *work, size_t i) MUST_CHECK;
 
 #endif

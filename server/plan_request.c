@@ -47,6 +47,7 @@ void plan_request_init(struct plan_request *request) {
         .grow_init = GROW_INIT_DRAWN,
         .seed = 1,
         .strategy = "sseds",
+        .trial_samples = PLAN_TRIAL_SAMPLES,
     };
 }
 

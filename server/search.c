@@ -81,14 +81,16 @@ void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail 
     layout_destroy(&s->layout);
     broadcast(c, WIRE_DISCARD, c->layout->epoch + 1);
     search_answer_scorers(c);
+    search_trial_fini(c);
+    search_trial_answer(c);
     answer_plan_askers(c);
 }
 
 /* ---- planning -------------------------------------------------------------------------------- */
 
 void plan_job_run(struct plan_job *job) {
-    job->err = plan_make(job->layout, job->stats, &job->request, job->strategies, &job->plan,
-                         &job->detail);
+    job->err = plan_try(job->layout, job->stats, &job->request, job->strategies, &job->trials,
+                        &job->plan, &job->detail);
 }
 
 void plan_job_destroy(struct plan_job **job) {
@@ -97,6 +99,7 @@ void plan_job_destroy(struct plan_job **job) {
     layout_destroy(&(*job)->layout);
     stats_destroy(&(*job)->stats);
     plan_destroy(&(*job)->plan);
+    trials_fini(&(*job)->trials);
     free(*job);
     *job = NULL;
 }
@@ -121,7 +124,8 @@ static void gathered(struct coordinator *c, struct op *op) {
     job->strategies = c->options.strategies;
     job->stats = op->stats;
     op->stats = NULL;
-    c->io.plan(c->io.self, job);
+    search_trial_resume(c, job);
+    search_trial_plan(c, job);
 }
 
 void search_begin_planning(struct coordinator *c) {
@@ -152,12 +156,20 @@ void coordinator_planned(struct coordinator *coordinator, struct plan_job **job)
         plan_job_destroy(job);
         return;
     }
+    s->trying.planning = false;
+    s->trying.asked = (*job)->trials.n;
+    if ((*job)->plan == NULL) {
+        search_try(c, job);
+        return;
+    }
+    search_trial_forget(c);
     plan_destroy(&s->plan);
     s->plan = (*job)->plan;
     (*job)->plan = NULL;
     plan_job_destroy(job);
     s->seconds_planning = seconds_in_phase(c);
     enter(c, PHASE_PLANNED);
+    search_trial_answer(c);
     answer_plan_askers(c);
     if (s->plan_only)
         return;
@@ -383,6 +395,7 @@ void search_fini(struct coordinator *c) {
     struct search *const s = &c->search;
     plan_destroy(&s->plan);
     layout_destroy(&s->layout);
+    search_trial_fini(c);
     free(s->scorers);
     s->scorers = NULL;
 }

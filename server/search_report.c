@@ -2,6 +2,8 @@
 
 #include "server/report.h"
 
+#include <math.h>
+
 json_t *report_doubles(const double *values, size_t n) {
     json_t *const array = json_array();
     for (size_t i = 0; i < n; i++)
@@ -11,12 +13,13 @@ json_t *report_doubles(const double *values, size_t n) {
 
 static json_t *request_json(const struct search *s) {
     const struct plan_request *const r = &s->request;
-    return json_pack("{s:f, s:s, s:s, s:s, s:s, s:s, s:i, s:b, s:s, s:I, s:I, s:f, s:s}", "kappa",
-                     r->kappa, "strategy", r->strategy, "estimator", estimator_name(r->estimator),
-                     "basis", basis_name(r->basis), "count", count_name(r->count), "rank",
-                     rank_name(r->rank), "min_dim", (int)r->min_dim, "grow", r->grow, "grow_init",
-                     grow_init_name(r->grow_init), "seed", (json_int_t)r->seed, "window",
-                     (json_int_t)r->window, "half_life", r->half_life, "options", r->options);
+    return json_pack(
+        "{s:f, s:s, s:s, s:s, s:s, s:s, s:i, s:b, s:s, s:I, s:I, s:f, s:s, s:I}", "kappa", r->kappa,
+        "strategy", r->strategy, "estimator", estimator_name(r->estimator), "basis",
+        basis_name(r->basis), "count", count_name(r->count), "rank", rank_name(r->rank), "min_dim",
+        (int)r->min_dim, "grow", r->grow, "grow_init", grow_init_name(r->grow_init), "seed",
+        (json_int_t)r->seed, "window", (json_int_t)r->window, "half_life", r->half_life, "options",
+        r->options, "trial_samples", (json_int_t)r->trial_samples);
 }
 
 json_t *search_status_json(const struct coordinator *c) {
@@ -31,6 +34,7 @@ json_t *search_status_json(const struct coordinator *c) {
     if (status == NULL)
         return NULL;
     json_object_set_new(status, "request", s->id == 0 ? json_null() : request_json(s));
+    json_object_set_new(status, "trials", search_trial_json(c));
     json_object_set_new(status, "error",
                         s->err == DIMFIT_OK ? json_null() : json_string(s->detail.text));
     if (s->plan != NULL) {
@@ -49,6 +53,17 @@ static json_int_t row_bytes(const struct layout_slot *slot, uint64_t rows, uint3
     return (json_int_t)(rows * (width + state) * sizeof(float));
 }
 
+/* What never may be taken for its own sake has none. */
+static json_t *priority_json(const struct plan_slot *p) {
+    if (p->priority == NULL)
+        return json_null();
+    json_t *const array = json_array();
+    for (uint32_t k = 0; k < p->before; k++)
+        json_array_append_new(array,
+                              isfinite(p->priority[k]) ? json_real(p->priority[k]) : json_null());
+    return array;
+}
+
 static json_t *slot_json(const struct coordinator *c, const struct plan_slot *p) {
     const struct layout_slot *const slot = layout_find(c->layout, p->slot);
     base_assert(slot != NULL);
@@ -59,12 +74,12 @@ static json_t *slot_json(const struct coordinator *c, const struct plan_slot *p)
         score += p->s[k];
     }
     return json_pack(
-        "{s:I, s:s, s:I, s:i, s:i, s:i, s:i, s:I, s:I, s:f, s:o, s:o, s:o, s:o}", "id",
+        "{s:I, s:s, s:I, s:i, s:i, s:i, s:i, s:I, s:I, s:f, s:o, s:o, s:o, s:o, s:o}", "id",
         (json_int_t)p->slot, "name", slot->name, "rows", (json_int_t)p->rows, "dim", (int)slot->dim,
         "before", (int)p->before, "after", (int)p->after, "added", (int)p->added, "bytes_before",
         row_bytes(slot, p->rows, p->before), "bytes_after", row_bytes(slot, p->rows, p->after),
         "score", score, "g", report_doubles(p->g, p->before), "s", report_doubles(p->s, p->before),
-        "keep", keep, "eigenvalues",
+        "keep", keep, "priority", priority_json(p), "eigenvalues",
         p->eigenvalue == NULL ? json_null() : report_doubles(p->eigenvalue, p->before));
 }
 
@@ -98,6 +113,7 @@ json_t *search_plan_json(const struct coordinator *c) {
     json_t *const request = request_json(s);
     json_object_update_missing(json, request);
     json_decref(request);
+    json_object_set_new(json, "candidates", search_candidates_json(p));
     json_object_set_new(json, "slots", slots);
     return json;
 }

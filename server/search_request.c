@@ -25,7 +25,7 @@ static dimfit_err option_error(const char *name, const char *value, const char *
 /* Arguments as they are in JSON; NULL and what they were before where not given. */
 struct arguments {
     const char *strategy, *options, *estimator, *basis, *count, *rank, *mode, *grow_init;
-    json_int_t min_dim, seed, samples, window;
+    json_int_t min_dim, seed, samples, window, trial_samples;
     double kappa, timeout, half_life;
     int plan_only, grow;
 };
@@ -35,12 +35,13 @@ static dimfit_err unpack(const json_t *args, struct arguments *a, struct err_det
     if (json_unpack_ex(
             (json_t *)args, &error, 0,
             "{s:F, s?s, s?s, s?s, s?s, s?s, s?I, s?s, s?I, s?b, s?s, s?I, s?F, s?I, s?F, "
-            "s?b, s?s !}",
+            "s?b, s?s, s?I !}",
             "kappa", &a->kappa, "strategy", &a->strategy, "estimator", &a->estimator, "basis",
             &a->basis, "count", &a->count, "rank", &a->rank, "min_dim", &a->min_dim, "mode",
             &a->mode, "samples", &a->samples, "plan_only", &a->plan_only, "options", &a->options,
             "seed", &a->seed, "timeout", &a->timeout, "window", &a->window, "half_life",
-            &a->half_life, "grow", &a->grow, "grow_init", &a->grow_init) != 0)
+            &a->half_life, "grow", &a->grow, "grow_init", &a->grow_init, "trial_samples",
+            &a->trial_samples) != 0)
         return err_set(detail, DIMFIT_ERR_INVALID, "search start: %s", error.text);
     return DIMFIT_OK;
 }
@@ -57,6 +58,9 @@ static dimfit_err check(const struct arguments *a, struct err_detail *detail) {
     if (a->window < 0)
         return err_set(detail, DIMFIT_ERR_INVALID, "--window %lld is negative",
                        (long long)a->window);
+    if (a->trial_samples < 1)
+        return err_set(detail, DIMFIT_ERR_INVALID, "--trial-samples %lld is not above 0",
+                       (long long)a->trial_samples);
     if (!(a->timeout >= 0 && a->timeout <= TIMEOUT_SECONDS_MAX))
         return err_set(detail, DIMFIT_ERR_INVALID, "--timeout %g is not within 0..%d s", a->timeout,
                        TIMEOUT_SECONDS_MAX);
@@ -97,7 +101,10 @@ dimfit_err search_request_parse(const json_t *args, int64_t timeout_ms, struct s
     struct search_request request = {.timeout_ms = timeout_ms};
     struct plan_request *const r = &request.plan;
     plan_request_init(r);
-    struct arguments a = {.mode = "live", .min_dim = r->min_dim, .seed = (json_int_t)r->seed};
+    struct arguments a = {.mode = "live",
+                          .min_dim = r->min_dim,
+                          .seed = (json_int_t)r->seed,
+                          .trial_samples = (json_int_t)r->trial_samples};
     dimfit_err err = unpack(args, &a, detail);
     if (err == DIMFIT_OK)
         err = check(&a, detail);
@@ -110,6 +117,7 @@ dimfit_err search_request_parse(const json_t *args, int64_t timeout_ms, struct s
     r->grow = a.grow != 0;
     r->seed = (uint64_t)a.seed;
     r->window = (uint64_t)a.window;
+    r->trial_samples = (uint64_t)a.trial_samples;
     r->half_life = a.half_life;
     err = plan_request_check(r, detail);
     if (err != DIMFIT_OK)

@@ -38,7 +38,16 @@ int scene_tear_down(void **state);
 
 struct stats *scene_stats(const struct scene *s, size_t shards);
 
-/* plan_make() that must succeed, and one that must fail with a detail that says `what`. */
+/* What a trial costs in the scene: per slot, its weight times the sum over lookups of |r - r'|^2.
+ */
+double scene_weight(size_t i);
+double scene_loss(const struct scene *s, const struct change *change);
+
+/* Answer all trials asked for. Returns how many there were. */
+size_t scene_answer(const struct scene *s, struct trials *trials);
+
+/* A plan that must succeed, its trials answered, and one that must fail with a detail that says
+ * `what`. */
 struct plan *scene_plan(const struct scene *s);
 void scene_refuses(const struct scene *s, dimfit_err err, const char *what);
 
