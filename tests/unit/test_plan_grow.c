@@ -152,7 +152,7 @@ static void every_strategy_grows_within_the_budget(void **state) {
             for (size_t j = 0; j < SLOTS; j++) {
                 const struct layout_slot *const slot = layout_find(after, scene_slot_id(j));
                 assert_int_equal(slot->width, plan->slots[j].after);
-                assert_true(slot->axes != NULL || s->request.basis != BASIS_AXIS);
+                assert_true(slot->axes != NULL || plan->request.basis != BASIS_AXIS);
             }
             layout_destroy(&after);
             plan_destroy(&plan);
