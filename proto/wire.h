@@ -53,7 +53,9 @@ enum {
     X(55, STOP)        /* shut down */                                                             \
     X(56, SHRINK)      /* tag: its number, step: the day, mode: SHRINK_DRY_RUN; body: rules        \
                           (proto/shrink.h); reply: status at once, the work goes on in slices; the \
-                          number again: nothing more. How far it is stands in the figures */
+                          number again: nothing more. How far it is stands in the figures */       \
+    X(57, FORGET) /* tag: the epoch in force; drops the rows saved to undo it with; BUSY while     \
+                     they are still being moved */
 
 enum wire_kind {
 #define WIRE_KIND_ENUM(num, name) WIRE_##name = (num),

@@ -34,6 +34,8 @@ void table_figures_add(struct table_figures *into, const struct table_figures *p
     into->counter_bytes += part->counter_bytes;
     into->index_bytes += part->index_bytes;
     into->slab_bytes += part->slab_bytes;
+    into->moving_rows += part->moving_rows;
+    into->saved_bytes += part->saved_bytes;
     into->keys_pending += part->keys_pending;
     into->pending += part->pending;
     into->evicted += part->evicted;

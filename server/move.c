@@ -1,6 +1,7 @@
 #include "server/move_variants.h"
 
 #include "proto/kernel.h"
+#include "proto/layout.h"
 
 #include <stdlib.h>
 
@@ -20,6 +21,38 @@ KERNEL void move_kept(const struct move_run *run, const uint16_t *keep, size_t n
     for (size_t i = 0; i < run->n; i++, from += run->from_stride, to += run->to_stride) {
         for (size_t k = 0; k < n; k++)
             to[k] = from[keep[k]];
+    }
+}
+
+void move_back_kept(const struct move_back *back, const uint16_t *keep, size_t n, size_t width) {
+    for (size_t i = 0; i < back->n; i++) {
+        const float *const now = back->now + i * back->now_stride;
+        float *const to = back->to + i * back->to_stride;
+        memcpy(to, back->saved + i * back->saved_stride, width * sizeof *to);
+        for (size_t k = 0; k < n; k++)
+            to[keep[k]] = now[k];
+    }
+}
+
+KERNEL static void add_back(double x, const double *row, size_t n, double *sum) {
+    for (size_t i = 0; i < n; i++)
+        sum[i] += x * row[i];
+}
+
+void move_back_dense(const struct move_back *back, const double *matrix, size_t from, size_t to,
+                     bool positive) {
+    double sum[LAYOUT_DIM_MAX];
+    for (size_t i = 0; i < back->n; i++) {
+        const float *const now = back->now + i * back->now_stride;
+        const float *const moved = back->moved + i * back->moved_stride;
+        const float *const saved = back->saved + i * back->saved_stride;
+        float *const out = back->to + i * back->to_stride;
+        for (size_t k = 0; k < to; k++)
+            sum[k] = saved[k];
+        for (size_t k = 0; k < from; k++)
+            add_back((double)now[k] - moved[k], matrix + k * to, to, sum);
+        for (size_t k = 0; k < to; k++)
+            out[k] = positive && !(sum[k] > 0) ? 0 : (float)sum[k];
     }
 }
 

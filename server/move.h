@@ -38,7 +38,23 @@ void move_matrix_fini(struct move_matrix *m);
 /* to = from matrix - shift matrix, in float64, rounded once. m->from <= LAYOUT_DIM_MAX. */
 void move_dense(const struct move_run *run, const struct move_matrix *m);
 
-/* What the machine runs of it, narrowest first; move_dense() is the last. */
+/* Rows [n] on their way back through a change: `now`, which its kernel made of `saved` as `moved`
+ * and which went on from there. */
+struct move_back {
+    const float *now, *moved, *saved;
+    float *to;
+    size_t now_stride, moved_stride, saved_stride, to_stride, n;
+};
+
+/* to[i] = saved[i] for i < width, but to[keep[k]] = now[k] for k < n. */
+void move_back_kept(const struct move_back *back, const uint16_t *keep, size_t n, size_t width);
+
+/* to = saved + (now - moved) matrix, [from][to], in float64, rounded once; not below 0 if
+ * `positive`. to <= LAYOUT_DIM_MAX. */
+void move_back_dense(const struct move_back *back, const double *matrix, size_t from, size_t to,
+                     bool positive);
+
+/* What the machine runs of move_dense(), narrowest first; it is the last. */
 struct move_kernels {
     const char *name;
     void (*dense)(const struct move_run *run, const struct move_matrix *m);

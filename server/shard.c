@@ -13,12 +13,15 @@ dimfit_err shard_new(const struct layout *layout, const struct shard_options *op
     shard->max_memory = options->max_memory;
     shard->row_memory = options->row_memory;
     shard->skip_new = options->skip_new;
+    shard->keep = options->keep;
     shard->score_sample = options->score_sample;
     dimfit_err err = layout_copy(layout, &shard->layout);
     if (err == DIMFIT_OK)
         err = table_new(layout->seed, &shard->table);
-    if (err == DIMFIT_OK)
+    if (err == DIMFIT_OK) {
         table_limit(shard->table, shard->row_memory);
+        table_keep(shard->table, options->keep, io->spill);
+    }
     if (err == DIMFIT_OK)
         err = score_new(options->score_memory, &shard->score);
     if (err == DIMFIT_OK)
@@ -41,6 +44,7 @@ void shard_destroy(struct shard **shard) {
         return;
     CHECK_OBJ_NOTNULL(s, SHARD_MAGIC);
     layout_destroy(&s->layout);
+    layout_destroy(&s->before);
     table_destroy(&s->table);
     score_destroy(&s->score);
     dense_destroy(&s->dense);
@@ -72,6 +76,7 @@ struct wire_header shard_heartbeat(const struct shard *shard) {
         .epoch = shard->layout->epoch,
         .tag = shard->search,
         .samples = score_samples(shard->score),
+        .moving = table_in_motion(shard->table) ? table_figures(shard->table).moving_rows : 0,
         .mode = (shard->frozen ? SCORE_WANT_FREEZE : 0u) | (shard->live ? SCORE_WANT_LIVE : 0u) |
                 (shard->live && shard->full ? SCORE_FULL : 0u),
     };
@@ -303,6 +308,7 @@ void shard_command(struct shard *shard, const struct wire_header *command, const
         [WIRE_COMMIT - WIRE_ADD_SLOTS] = shard_commit,
         [WIRE_DISCARD - WIRE_ADD_SLOTS] = shard_discard,
         [WIRE_SHRINK - WIRE_ADD_SLOTS] = shard_shrink,
+        [WIRE_FORGET - WIRE_ADD_SLOTS] = shard_forget,
     };
     const struct shard_message in = {command, body, len};
     begin_reply(command, reply);

@@ -8,12 +8,14 @@
  *
  *     worker   --> shard_request()  PULL PUSH DENSE_*
  *     coordinator --> shard_command()  ADD_SLOTS SCORE_* GATHER PREPARE COMMIT DISCARD SHRINK
+ * FORGET
  *
  * Order of checks on a push (design 4): number, epoch, freeze, content. A push refused for its
  * epoch or a freeze is not recorded and keeps its number.
  *
- * A shrink goes on in slices between messages, shard_work() by shard_work(): the shard's state is a
- * function of the messages and slices it was given, in their order.
+ * After a commit rows move, and a shrink goes on, in slices between messages, shard_work() by
+ * shard_work(); a shrink waits while rows move. The shard's state is a function of the messages and
+ * of a shrink's slices it was given, in their order; slices of moving leave no trace in it.
  */
 #ifndef SERVER_SHARD_H
 #define SERVER_SHARD_H
@@ -36,6 +38,8 @@ struct shard_io {
     void (*purge)(void *self);
     /* Rows that a shrink evicted, for whoever wants to know; must not block. May be NULL. */
     void (*evicted)(void *self, uint32_t slot, const struct expired_row *rows, size_t n);
+    /* Where rows before a change are saved to (options.keep). NULL: they stay in memory. */
+    const struct table_spill *spill;
 };
 
 struct shard_options {
@@ -44,6 +48,7 @@ struct shard_options {
     uint64_t max_memory;   /* of the process; a change that needs more is refused; 0: no limit */
     uint64_t row_memory;   /* the shard's part of it, for slabs and indices; 0: no limit */
     bool skip_new;         /* beyond it: pass over keys without a row rather than refuse the push */
+    bool keep;             /* save the rows before a change, so that it can be undone */
 };
 
 struct shard_reply {

@@ -28,9 +28,10 @@ struct shard {
     uint32_t magic;
     struct shard_io io;
     uint64_t max_memory, row_memory;
-    bool skip_new;
+    bool skip_new, keep;
     uint32_t score_sample;
     struct layout *layout; /* in force; table slots follow it */
+    struct layout *before; /* before the last change, NULL: that can't be undone */
     struct table *table;
     struct score *score;
     struct dense *dense;
@@ -64,7 +65,11 @@ typedef dimfit_err shard_handler(struct shard *shard, const struct shard_message
 shard_handler shard_pull, shard_push;
 shard_handler shard_dense_reset, shard_dense_pull, shard_dense_push;
 shard_handler shard_add_slots, shard_score_start, shard_score_stop, shard_gather;
-shard_handler shard_prepare, shard_commit, shard_discard, shard_shrink;
+shard_handler shard_prepare, shard_commit, shard_discard, shard_shrink, shard_forget;
+
+/* A shrink under way, and a slice of it. */
+bool shard_shrinks(const struct shard *shard);
+void shard_work_shrink(struct shard *shard);
 
 /* Ask the io for the reply's body; NOMEM with a detail when there is none. */
 dimfit_err shard_body(struct shard *shard, size_t len, struct shard_reply *reply,

@@ -100,6 +100,8 @@ static dimfit_err gather_figures(struct shard *shard, struct buf *buf) {
 static dimfit_err gather_stats(struct shard *shard, uint32_t mode, struct buf *buf) {
     struct stats *stats = NULL;
     dimfit_err err = stats_new(shard->layout->epoch, &stats);
+    if (err == DIMFIT_OK && (mode & GATHER_MOMENTS) != 0)
+        err = table_settle(shard->table);
     if (err == DIMFIT_OK)
         err = table_export(shard->table, (mode & GATHER_MOMENTS) != 0, stats);
     if (err == DIMFIT_OK && (mode & GATHER_SCORES) != 0)
@@ -131,7 +133,6 @@ static void forget_prepared(struct shard *shard) {
     shard->prepared_epoch = 0;
 }
 
-/* Old and new slabs of one slot are there together while its rows move. */
 static dimfit_err check_memory(struct shard *shard, const struct change *change,
                                struct err_detail *detail) {
     if (shard->max_memory == 0 || shard->io.process == NULL)
@@ -144,6 +145,17 @@ static dimfit_err check_memory(struct shard *shard, const struct change *change,
     return err_set(detail, DIMFIT_ERR_LIMIT,
                    "the change would take the process to %llu MiB, --max-memory is %llu MiB",
                    (unsigned long long)(peak >> 20), (unsigned long long)(shard->max_memory >> 20));
+}
+
+/* Only the last change can be undone, and only while the rows before it are saved. */
+static dimfit_err check_undone(const struct shard *shard, const struct change *change,
+                               struct err_detail *detail) {
+    if (change->undoes == 0 || (shard->before != NULL && change->undoes == shard->layout->epoch))
+        return DIMFIT_OK;
+    return err_set(
+        detail, DIMFIT_ERR_STATE,
+        "the change to epoch %llu can't be undone here: the rows before it are not saved",
+        (unsigned long long)change->undoes);
 }
 
 /* First step of a change: take change and layout in, check them against what is here, move nothing.
@@ -163,7 +175,10 @@ dimfit_err shard_prepare(struct shard *shard, const struct shard_message *in,
     if (err == DIMFIT_OK)
         err = layout_decode(r.data, r.left, &layout, detail);
     if (err == DIMFIT_OK)
-        err = change_apply(change, shard->layout, NULL, &expected, detail);
+        err = check_undone(shard, change, detail);
+    if (err == DIMFIT_OK)
+        err = change_apply(change, shard->layout, change->undoes != 0 ? shard->before : NULL,
+                           &expected, detail);
     if (err == DIMFIT_OK &&
         (layout->epoch != in->header->tag || layout->n_slots != expected->n_slots))
         err = err_set(detail, DIMFIT_ERR_PROTOCOL, "change and layout do not belong together");
@@ -174,6 +189,8 @@ dimfit_err shard_prepare(struct shard *shard, const struct shard_message *in,
                           layout->slots[i].id);
     }
     layout_destroy(&expected);
+    if (err == DIMFIT_OK)
+        err = table_change_check(shard->table, change, layout, detail);
     if (err == DIMFIT_OK)
         err = check_memory(shard, change, detail);
     if (err != DIMFIT_OK) {
@@ -188,7 +205,19 @@ dimfit_err shard_prepare(struct shard *shard, const struct shard_message *in,
     return DIMFIT_OK;
 }
 
-/* Second step: switch. Repeated after success it is done already; after a failure it goes on. */
+/* The layout in force gives way; what it was is needed to undo the change. */
+static void take_layout(struct shard *shard, const struct change *change) {
+    layout_destroy(&shard->before);
+    if (shard->keep && change->undoes == 0)
+        shard->before = shard->layout;
+    else
+        layout_destroy(&shard->layout);
+    shard->layout = shard->prepared_layout;
+    shard->prepared_layout = NULL;
+}
+
+/* Second step: switch. Rows move from now on, in slices. Repeated after success it is done already.
+ */
 dimfit_err shard_commit(struct shard *shard, const struct shard_message *in,
                         struct shard_reply *reply) {
     struct err_detail *const detail = &reply->header.detail;
@@ -200,21 +229,14 @@ dimfit_err shard_commit(struct shard *shard, const struct shard_message *in,
                        (unsigned long long)epoch);
     const dimfit_err err = table_change(shard->table, shard->prepared_change,
                                         shard->prepared_layout, detail);
-    if (err != DIMFIT_OK) {
-        /* Some slots may have their new width: what was scored at the old one is of no use. */
-        score_restart(shard->score, false, false);
+    if (err != DIMFIT_OK)
         return err;
-    }
-    layout_destroy(&shard->layout);
-    shard->layout = shard->prepared_layout;
-    shard->prepared_layout = NULL;
+    take_layout(shard, shard->prepared_change);
     forget_prepared(shard);
     dense_drop_old(shard->dense, epoch);
     score_restart(shard->score, false, false);
     shard->frozen = false;
     shard->live = false;
-    if (shard->io.purge != NULL)
-        shard->io.purge(shard->io.self);
     return DIMFIT_OK;
 }
 
@@ -224,5 +246,20 @@ dimfit_err shard_discard(struct shard *shard, const struct shard_message *in,
     score_stop(shard->score);
     shard->frozen = false;
     shard->live = false;
+    return DIMFIT_OK;
+}
+
+/* The last change stays: what it could be undone with goes. */
+dimfit_err shard_forget(struct shard *shard, const struct shard_message *in,
+                        struct shard_reply *reply) {
+    const uint64_t epoch = in->header->tag;
+    if (shard->before == NULL || shard->layout->epoch != epoch)
+        return DIMFIT_OK; /* nothing of it is there */
+    const dimfit_err err = table_forget(shard->table, epoch);
+    if (err != DIMFIT_OK)
+        return err_set(&reply->header.detail, err,
+                       "rows of the change to epoch %llu are still being moved; try again",
+                       (unsigned long long)epoch);
+    layout_destroy(&shard->before);
     return DIMFIT_OK;
 }

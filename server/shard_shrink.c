@@ -54,7 +54,7 @@ dimfit_err shard_shrink(struct shard *shard, const struct shard_message *in,
     return DIMFIT_OK;
 }
 
-bool shard_has_work(const struct shard *shard) {
+bool shard_shrinks(const struct shard *shard) {
     return shard->shrink.rules != NULL;
 }
 
@@ -78,11 +78,8 @@ static void note_slice(struct shard *shard, uint32_t slot, const struct expiry_s
         shard->io.evicted(shard->io.self, slot, slice->rows, slice->n_rows);
 }
 
-bool shard_work(struct shard *shard) {
-    CHECK_OBJ_NOTNULL(shard, SHARD_MAGIC);
+void shard_work_shrink(struct shard *shard) {
     struct shrink *const shrink = &shard->shrink;
-    if (shrink->rules == NULL)
-        return false;
     const struct shrink_rule *const rule = &shrink->rules[shrink->figures.slots_done];
     struct table_slot *const slot = table_find(shard->table, rule->slot);
     base_assert(slot != NULL);
@@ -100,5 +97,4 @@ bool shard_work(struct shard *shard) {
         if (++shrink->figures.slots_done == shrink->figures.slots)
             finish(shard);
     }
-    return shrink->rules != NULL;
 }

@@ -45,7 +45,7 @@ static float *small_new(size_t cells) {
  * in the resident size. */
 static void chunk_free(float *chunk) {
     if (chunk == NULL)
-        return; /* a refill took it */
+        return; /* it was taken */
     (void)madvise(chunk, CHUNK_BYTES, MADV_DONTNEED);
     free(chunk);
 }
@@ -179,66 +179,34 @@ uint64_t slab_bytes_for(size_t stride, uint64_t rows) {
     return (uint64_t)n * CHUNK_BYTES + cap_for(0, n) * sizeof(float *);
 }
 
-/* Full chunks that a refill must have from the start. When it comes to chunk i, the rows before it
- * are done with, and so are the old chunks they fill. */
-static uint32_t fresh_chunks(const struct slab *old, size_t stride, uint64_t rows) {
-    const uint32_t full = full_rows(stride), n = chunks_for(rows, full);
-    if (old->stride == 0 || !is_full_size(old))
-        return n;
-    uint32_t fresh = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const uint32_t done = (uint32_t)((uint64_t)i * full / old->chunk_rows);
-        if (done < i + 1 && i + 1 - done > fresh)
-            fresh = i + 1 - done;
-    }
-    return fresh;
+size_t slab_chunk_bytes(const struct slab *slab, uint32_t i) {
+    return i == 0 ? first_bytes(slab) : CHUNK_BYTES;
 }
 
-static bool has_full_chunks(size_t stride, uint64_t rows) {
-    const uint32_t full = full_rows(stride);
-    return stride > 0 && rows > 0 && first_rows_for(full, 0, rows) == full;
+float *slab_take(struct slab *slab, uint32_t i) {
+    base_assert(i < slab->n_chunks);
+    float *const chunk = slab->chunks[i];
+    slab->chunks[i] = NULL;
+    return chunk;
 }
 
-uint64_t slab_refill_bytes(const struct slab *old, size_t stride, uint64_t rows) {
-    if (!has_full_chunks(stride, rows))
-        return slab_bytes_for(stride, rows);
-    return (uint64_t)fresh_chunks(old, stride, rows) * CHUNK_BYTES +
-           cap_for(0, chunks_for(rows, full_rows(stride))) * sizeof(float *);
+void slab_lend(struct slab *slab, uint32_t i, float *chunk) {
+    base_assert(i < slab->n_chunks && slab->chunks[i] == NULL);
+    slab->chunks[i] = chunk;
 }
 
-dimfit_err slab_refill_begin(struct slab_refill *refill, struct slab *old, size_t stride,
-                             uint64_t rows) {
-    *refill = (struct slab_refill){.old = old};
-    slab_init(&refill->new, stride);
-    struct slab *const new = &refill->new;
-    dimfit_err err = DIMFIT_OK;
-    uint64_t whole = rows;
-    if (has_full_chunks(stride, rows)) {
-        err = chunks_reserve(new, chunks_for(rows, new->chunk_rows));
-        whole = (uint64_t)fresh_chunks(old, stride, rows) * new->chunk_rows;
-    }
-    if (err == DIMFIT_OK)
-        err = slab_reserve(new, whole < rows ? whole : rows);
-    if (err != DIMFIT_OK)
-        slab_fini(new);
-    return err;
+bool slab_give(struct slab *slab, float *chunk, uint64_t rows) {
+    if (slab->stride == 0 || !is_full_size(slab) ||
+        slab->n_chunks >= chunks_for(rows, slab->chunk_rows) ||
+        chunks_reserve(slab, slab->n_chunks + 1) != DIMFIT_OK)
+        return false;
+    slab->chunks[slab->n_chunks++] = chunk;
+    return true;
 }
 
-void slab_refill_drop(struct slab_refill *refill) {
-    slab_fini(&refill->new);
-}
-
-void slab_refill_reach(struct slab_refill *refill, uint32_t row) {
-    struct slab *const old = refill->old, *const new = &refill->new;
-    if (new->stride == 0 || row / new->chunk_rows < new->n_chunks)
-        return;
-    base_assert(is_full_size(old) && (refill->taken + 1) * (uint64_t)old->chunk_rows <= row &&
-                new->n_chunks < new->cap_chunks);
-    new->chunks[new->n_chunks++] = old->chunks[refill->taken];
-    old->chunks[refill->taken++] = NULL;
-}
-
-void slab_refill_end(struct slab_refill *refill) {
-    slab_fini(refill->old);
-    *refill->old = refill->new;
+void slab_chunk_free(float *chunk, size_t bytes) {
+    if (bytes == CHUNK_BYTES)
+        chunk_free(chunk);
+    else
+        free(chunk);
 }

@@ -40,32 +40,18 @@ uint64_t slab_bytes(const struct slab *slab);
 uint64_t slab_growth(const struct slab *slab, uint64_t rows);
 uint64_t slab_bytes_for(size_t stride, uint64_t rows);
 
-/*
- * The same rows at another width: a new slab is filled from an old one, row by row in order, and
- * takes over the chunks of the old whose rows are done with. So a change needs few new pages, which
- * the system would zero first, and never both slabs whole. All that can fail is in begin; the old
- * slab stays as it is until the first row beyond what begin allocated is reached.
- */
-struct slab_refill {
-    struct slab *old;
-    struct slab new;
-    uint32_t taken; /* chunks of the old slab, from its first */
-};
-
-/* NOMEM, nothing changed. `rows` are those of the old slab. */
-dimfit_err slab_refill_begin(struct slab_refill *refill, struct slab *old, size_t stride,
-                             uint64_t rows) MUST_CHECK;
-void slab_refill_drop(struct slab_refill *refill); /* instead of filling */
-
-/* Rows before `row` are filled, their old cells are not needed any more: see to it that `row`, the
- * next one, has a place. */
-void slab_refill_reach(struct slab_refill *refill, uint32_t row);
-
-/* All rows are filled: *old becomes the new slab, chunks left over go back to the system. */
-void slab_refill_end(struct slab_refill *refill);
-
-/* What begin allocates. */
-uint64_t slab_refill_bytes(const struct slab *old, size_t stride, uint64_t rows);
+/* A chunk may leave its slab for another, or for whoever saves its rows: bytes of the i-th chunk,
+ * and that chunk itself, which is the caller's from then on, for slab_give() if it is full or
+ * slab_chunk_free(). Its rows have no place any more. */
+size_t slab_chunk_bytes(const struct slab *slab, uint32_t i);
+float *slab_take(struct slab *slab, uint32_t i);
+/* Rows of the i-th chunk, which was taken, stand at `chunk` from now on. It is not the slab's: it
+ * is to be taken again before slab_fini(). */
+void slab_lend(struct slab *slab, uint32_t i, float *chunk);
+/* A full chunk becomes the slab's next one, if it has full chunks and may want this one for `rows`
+ * rows in all. */
+bool slab_give(struct slab *slab, float *chunk, uint64_t rows);
+void slab_chunk_free(float *chunk, size_t bytes);
 
 /* Rows from this one on that stand one after another, as far as there are any. */
 static inline uint32_t slab_run(const struct slab *slab, uint32_t row) {

@@ -1,6 +1,7 @@
 #include "proto/finite.h"
 #include "server/init.h"
 #include "server/optim.h"
+#include "server/table_motion.h"
 #include "server/walk.h"
 
 #include <stdlib.h>
@@ -22,6 +23,10 @@ dimfit_err table_new(uint64_t seed, struct table **out) {
 }
 
 static void slot_free(struct table_slot *slot) {
+    if (slot->motion != NULL)
+        former_destroy(&slot->motion->saved, slot->table->spill);
+    motion_destroy(&slot->motion);
+    former_destroy(&slot->former, slot->table->spill);
     index_fini(&slot->index);
     slab_fini(&slot->values);
     slab_fini(&slot->sides);
@@ -124,7 +129,7 @@ dimfit_err table_add_slot(struct table *table, const struct layout_slot *spec) {
     slot->seed = table->seed;
     index_init(&slot->index, spec->id);
     slab_init(&slot->values, spec->width);
-    slab_init(&slot->sides, side_stride(spec, spec->width));
+    slab_init(&slot->sides, recast_side(spec, spec->width));
     slot_sinks_init(slot);
     const size_t at = slot_position(table, spec->id);
     memmove(&table->slots[at + 1], &table->slots[at],
@@ -196,9 +201,11 @@ dimfit_err table_reserve(struct table_slot *slot, size_t n) {
     const uint64_t sinks = slot->spec.retention.admit > 1 ? WALK_SINKS : 0;
     if (slot_over_limit(slot, n))
         return DIMFIT_ERR_LIMIT;
-    dimfit_err err = n < INDEX_PENDING && rows <= INDEX_PENDING ? slab_reserve(&slot->values, rows)
-                                                                : DIMFIT_ERR_NOMEM;
-    if (err == DIMFIT_OK)
+    if (n >= INDEX_PENDING || rows > INDEX_PENDING)
+        return DIMFIT_ERR_NOMEM;
+    dimfit_err err = slot->motion != NULL ? motion_reserve(slot, n)
+                                          : slab_reserve(&slot->values, rows);
+    if (err == DIMFIT_OK && (slot->motion == NULL || !slot->motion->recast.sides_move))
         err = slab_reserve(&slot->sides, rows);
     if (err == DIMFIT_OK)
         err = slab_reserve(&slot->sink_values, sinks);
@@ -377,6 +384,8 @@ void table_push(struct table_slot *slot, const uint8_t *keys, const uint8_t *gra
             err = table_reserve(slot, table_missing(slot, keys, n, NULL));
         base_assert(err == DIMFIT_OK);
         push_train(&push);
+        if (slot->motion != NULL)
+            motion_keep_pace(slot);
     } else {
         push_score(&push);
     }
@@ -390,10 +399,13 @@ bool table_row(const struct table_slot *slot, uint64_t feasign, struct table_row
     if (row >= INDEX_PENDING)
         return false;
     const struct retention *const retention = &slot->spec.retention;
-    const struct row_counters counters = counters_read(retention, slot_side(slot, row));
+    const struct motion *const m = slot->motion;
+    const uint32_t *const side = m == NULL ? slot_side(slot, row)
+                                           : motion_read_side(slot, row, feasign);
+    const struct row_counters counters = counters_read(retention, side);
     *out = (struct table_row){
-        .values = slot_values(slot, row),
-        .state = (const float *)slot_side(slot, row) + counters_cells(retention),
+        .values = m == NULL ? slot_values(slot, row) : motion_values(slot, row, feasign, m->read),
+        .state = (const float *)side + counters_cells(retention),
         .shows = counters.shows,
         .clicks = counters.clicks,
         .day = counters.day,

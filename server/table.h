@@ -4,7 +4,10 @@
  *
  * Values stand in a slab of their own, so that a pull touches values only; show count and optimizer
  * state, which a push needs both, share the other. Slabs grow by chunks; a row keeps its number for
- * life, so a layout change fills new slabs and never touches the index. A row is stored at its
+ * life, so a layout change fills new slabs and never touches the index. It takes hold at once and
+ * moves rows in slices (table_move()), each at the latest at its first training push; until then a
+ * row is read through the change, so that whatever is read or trained has the same bits for any
+ * schedule of slices. A row is stored at its
  * first training push; until then it reads as its initial value, a function of (seed, slot,
  * feasign, dimension) alone taken through the layout's initial map. Keys of a batch are looked up
  * and fetched ahead of the one being worked on.
@@ -40,9 +43,11 @@ struct table_figures {
     uint64_t rows;
     uint64_t value_bytes, state_bytes, counter_bytes; /* rows * width * 4, ...: what rows use */
     uint64_t index_bytes, slab_bytes;                 /* what is allocated */
-    uint64_t keys_pending;                            /* pushed for a feasign that was pending */
-    uint64_t pending;                       /* feasigns shown, but not often enough for a row */
-    uint64_t evicted;                       /* rows, by shrinks so far */
+    uint64_t moving_rows;  /* yet to move, and one more while old memory is yet to go */
+    uint64_t saved_bytes;  /* rows before the last change, in memory or spilled */
+    uint64_t keys_pending; /* pushed for a feasign that was pending */
+    uint64_t pending;      /* feasigns shown, but not often enough for a row */
+    uint64_t evicted;      /* rows, by shrinks so far */
     uint64_t expired_rows, expired_pending; /* by the last shrink, or what its dry run would have */
 };
 
@@ -96,15 +101,53 @@ bool table_row(const struct table_slot *slot, uint64_t feasign, struct table_row
 /* Append every slot with search: true to stats, with its sums over rows if moments. */
 dimfit_err table_export(const struct table *table, bool moments, struct stats *stats) MUST_CHECK;
 
-/* Bytes that a change takes at most beside what is there: slot by slot some chunks to begin with,
- * since new slabs are filled into the memory of old rows that are done with. */
+/* ---- layout changes (table_change.c) ---- */
+
+/* Where rows before a change go, so that it can be undone: chunks of them to a file, say. */
+struct spill;
+struct table_spill {
+    void *self;
+    /* Room for so many bytes, of the change to an epoch. NULL: there is none, and the change can't
+     * be undone; to be reported by whoever says so. Must not wait for a disk. */
+    struct spill *(*open)(void *self, uint64_t epoch, uint64_t bytes);
+    /* Take a chunk of slab_chunk_free() over, for this place. Where it can be read from then on,
+     * once written. NULL: not now; the chunk stays the table's. Must not wait for a disk. */
+    const void *(*write)(void *self, struct spill *spill, float *chunk, size_t bytes,
+                         uint64_t offset);
+    /* Whether all that was given can be read: OK, BUSY until it can, IO if it never will. */
+    dimfit_err (*check)(void *self, const struct spill *spill, struct err_detail *detail);
+    void (*open_more)(void *self, struct spill *spill); /* one more will close it */
+    void (*close)(void *self, struct spill *spill);
+};
+
+/* From the next change on, keep the rows before it until the next one or table_forget(): in memory,
+ * or spilled where io is not NULL, which is borrowed for good. To begin with nothing is kept, and
+ * old memory goes on to the new rows. */
+void table_keep(struct table *table, bool keep, const struct table_spill *io);
+/* Rows before the change to this epoch are not needed any more. BUSY while rows move. */
+dimfit_err table_forget(struct table *table, uint64_t epoch) MUST_CHECK;
+
+/* Bytes that a change takes at most beside what is there, slots moving one after another: what new
+ * slabs have more than old ones, rows that pushes move ahead of the sweep (one in five at most),
+ * and, where old rows are kept in memory, the new slabs whole. */
 uint64_t table_change_peak(const struct table *table, const struct change *change);
 
-/* Move every row of the slots the change names into slabs of the new width, give what is left over
- * back, and take on the new layout's specs. INVALID when change and table disagree; NOMEM leaves
- * each slot whole, either before or after. A failed change may be repeated. */
+/* Put the slots that the change names in motion: from now on they have the new layout's widths and
+ * specs. Moves no row. BUSY while rows of the change before still move, or are not saved whole yet
+ * where that one is undone; INVALID when change and table disagree, or nothing is saved to undo it
+ * with; NOMEM. On an error nothing changed. */
 dimfit_err table_change(struct table *table, const struct change *change,
                         const struct layout *layout, struct err_detail *detail) MUST_CHECK;
+/* Whether table_change() would be refused, but for want of memory. */
+dimfit_err table_change_check(struct table *table, const struct change *change,
+                              const struct layout *layout, struct err_detail *detail) MUST_CHECK;
+
+/* A slice of moving, of about `budget` nanoseconds. False: all rows are where they belong. It may
+ * do nothing for want of memory, or while rows can't be spilled. */
+bool table_move(struct table *table, size_t budget);
+/* All of it now, a pause: only old memory may yet have to go. NOMEM: some rows have yet to move. */
+dimfit_err table_settle(struct table *table) MUST_CHECK;
+bool table_in_motion(const struct table *table);
 
 struct table_figures table_slot_figures(const struct table_slot *slot);
 struct table_figures table_figures(const struct table *table);

@@ -1,162 +1,33 @@
-#include "server/move.h"
-#include "server/table_slot.h"
+#include "server/table_motion.h"
 
-enum {
-    BLOCK_ROWS = 256, /* whose cells all move before the next: they are in the cache */
-};
+#include <stdlib.h>
 
-/* Cells of a slab that move in one way: the first `cells` as they are, or else as many as the slot
- * is wide, by the change's selection or through a matrix. */
-struct part {
-    size_t from, to; /* first cell */
-    size_t cells;
-    const struct move_matrix *matrix;
-};
+enum { PAGE = 4096 };
 
-/* A slot's rows on their way from the old width to the new. */
-struct move {
-    const struct change_slot *change;
-    struct table_slot *slot;
-    struct slab_refill values, sides;
-    struct move_matrix T, N, squares; /* N o N; without a selection only */
-};
-
-static void move_part(const struct move *move, const struct part *part, struct move_run run) {
-    const struct change_slot *const change = move->change;
-    run.from += part->from;
-    run.to += part->to;
-    if (part->cells > 0)
-        move_cells(&run, part->cells);
-    else if (change->keep != NULL)
-        move_kept(&run, change->keep, change->to);
-    else
-        move_dense(&run, part->matrix);
-}
-
-static void move_slab(const struct move *move, struct slab_refill *slab, const struct part *parts,
-                      size_t n_parts) {
-    const uint32_t rows = move->slot->rows;
-    for (uint32_t first = 0, n; first < rows; first += n) {
-        slab_refill_reach(slab, first);
-        const uint32_t old_run = slab_run(slab->old, first), new_run = slab_run(&slab->new, first);
-        n = old_run < new_run ? old_run : new_run;
-        if (n > BLOCK_ROWS)
-            n = BLOCK_ROWS;
-        if (n > rows - first)
-            n = rows - first;
-        const struct move_run run = {slab_row(slab->old, first), slab_row(&slab->new, first),
-                                     slab->old->stride, slab->new.stride, n};
-        for (size_t i = 0; i < n_parts; i++)
-            move_part(move, &parts[i], run);
-    }
-    slab_refill_end(slab);
-}
-
-/* Whether optimizer state comes by the dimension; otherwise a row's side stays where it is. */
-static bool sides_move(const struct layout_slot *spec) {
-    return side_stride(spec, 0) != side_stride(spec, 1);
-}
-
-/* Values by T, first moments by N, second moments by N o N (design 2.5). */
-static void move_rows(struct move *move) {
-    const struct change_slot *const change = move->change;
-    const struct part values = {.matrix = &move->T};
-    const size_t state = counters_cells(&move->slot->spec.retention);
-    const size_t moments = state + 1; /* of Adam: behind the step count */
-    const struct part adagrad[] = {
-        {.cells = state},
-        {state, state, 0, &move->squares},
-    };
-    const struct part adam[] = {
-        {.cells = moments},
-        {moments, moments, 0, &move->N},
-        {moments + change->from, moments + change->to, 0, &move->squares},
-    };
-    const struct part ftrl[] = {
-        {.cells = state},
-        {state, state, 0, &move->N},
-        {state + change->from, state + change->to, 0, &move->N},
-    };
-    move_slab(move, &move->values, &values, 1);
-    switch (move->slot->spec.optimizer.kind) {
-    case OPTIMIZER_SGD:
-    case OPTIMIZER_ROWWISE_ADAGRAD:
-        break;
-    case OPTIMIZER_ADAGRAD:
-        move_slab(move, &move->sides, adagrad, ARRAY_LEN(adagrad));
-        break;
-    case OPTIMIZER_ADAM:
-        move_slab(move, &move->sides, adam, ARRAY_LEN(adam));
-        break;
-    case OPTIMIZER_FTRL: /* z, then n: selected only (change.c) */
-        move_slab(move, &move->sides, ftrl, ARRAY_LEN(ftrl));
-        break;
-    }
-}
-
-static dimfit_err move_prepare(struct move *move) {
-    const struct change_slot *const change = move->change;
-    const struct layout_slot *const spec = &move->slot->spec;
-    const size_t from = change->from, to = change->to;
-    dimfit_err err = slab_refill_begin(&move->values, &move->slot->values, to, move->slot->rows);
-    if (err == DIMFIT_OK && sides_move(spec))
-        err = slab_refill_begin(&move->sides, &move->slot->sides, side_stride(spec, to),
-                                move->slot->rows);
-    if (err != DIMFIT_OK || change->keep != NULL || to == 0)
-        return err;
-    err = move_matrix_init(&move->T, change->T, change->shift, false, from, to);
-    if (err == DIMFIT_OK)
-        err = move_matrix_init(&move->N, change->N, NULL, false, from, to);
-    if (err == DIMFIT_OK)
-        err = move_matrix_init(&move->squares, change->N, NULL, true, from, to);
-    return err;
-}
-
-/* Everything that can fail comes first: from then on old rows give way to new ones. */
-static dimfit_err change_slot(struct table_slot *slot, const struct change_slot *change,
-                              const struct layout_slot *spec, uint64_t epoch) {
-    struct move move = {.change = change, .slot = slot};
-    struct layout_slot copy;
-    dimfit_err err = table_spec_copy(spec, &copy);
-    if (err != DIMFIT_OK)
-        return err;
-    err = move_prepare(&move);
-    if (err != DIMFIT_OK) {
-        slab_refill_drop(&move.values);
-        slab_refill_drop(&move.sides);
-        layout_slot_fini(&copy);
-        goto done;
-    }
-    move_rows(&move);
-    slab_fini(&slot->sink_values);
-    slab_fini(&slot->sink_sides);
-    layout_slot_fini(&slot->spec);
-    slot->spec = copy;
-    slot_sinks_init(slot);
-    slot->epoch = epoch;
-
-done:
-    move_matrix_fini(&move.T);
-    move_matrix_fini(&move.N);
-    move_matrix_fini(&move.squares);
-    return err;
-}
+/* ---- what is asked ----------------------------------------------------------------------------
+ */
 
 static bool is_whole(const struct change_slot *change) {
-    if (change->to == 0)
-        return true;
+    const uint32_t kept = change->to - change->added;
     if (change->keep == NULL)
         return change->T != NULL && change->N != NULL;
-    for (uint32_t k = 0; k < change->to; k++) {
+    for (uint32_t k = 0; k < kept; k++) {
         if (change->keep[k] >= change->from)
             return false;
     }
     return true;
 }
 
-/* The part of a failed change that was done before it is repeated. */
-static bool is_done(const struct table_slot *slot, const struct change *change) {
-    return slot->epoch == change->to_epoch;
+static dimfit_err check_saved(const struct table *table, const struct table_slot *slot,
+                              const struct change *change, struct err_detail *detail) {
+    const struct former *const saved = slot->former;
+    if (saved == NULL || !saved->kept || saved->epoch != change->undoes)
+        return err_set(detail, DIMFIT_ERR_INVALID,
+                       "the change to epoch %llu can't be undone: slot %u has no rows saved from "
+                       "before it",
+                       (unsigned long long)change->undoes, slot->spec.id);
+    return saved->spill == NULL ? DIMFIT_OK
+                                : table->spill->check(table->spill->self, saved->spill, detail);
 }
 
 static dimfit_err check_slot(struct table *table, const struct change *change,
@@ -164,18 +35,18 @@ static dimfit_err check_slot(struct table *table, const struct change *change,
                              struct err_detail *detail) {
     const struct table_slot *const slot = table_find(table, part->id);
     const struct layout_slot *const spec = layout_find(layout, part->id);
+    const uint32_t from = change_width_before(change, part), to = change_width_after(change, part);
     if (slot == NULL || spec == NULL)
         return err_set(detail, DIMFIT_ERR_INVALID, "change to epoch %llu: slot %u is not in the %s",
                        (unsigned long long)change->to_epoch, part->id,
                        slot == NULL ? "table" : "layout");
-    const uint32_t width = slot->spec.width;
-    if (width != (is_done(slot, change) ? part->to : part->from) || spec->width != part->to ||
-        part->to > part->from || spec->dim != slot->spec.dim ||
+    if (slot->spec.width != from || spec->width != to || part->added > part->to ||
+        part->to - part->added > part->from || spec->dim != slot->spec.dim ||
         spec->optimizer.kind != slot->spec.optimizer.kind)
         return err_set(detail, DIMFIT_ERR_INVALID,
                        "change to epoch %llu: slot %u goes from width %u to %u, but is stored at "
                        "%u and the layout says %u",
-                       (unsigned long long)change->to_epoch, part->id, part->from, part->to, width,
+                       (unsigned long long)change->to_epoch, part->id, from, to, slot->spec.width,
                        spec->width);
     const char *const kept = retention_difference(&spec->retention, &slot->spec.retention);
     if (kept != NULL)
@@ -187,47 +58,16 @@ static dimfit_err check_slot(struct table *table, const struct change *change,
                        "change to epoch %llu: slot %u lacks its matrices or keeps a coordinate "
                        "it does not have",
                        (unsigned long long)change->to_epoch, part->id);
-    return DIMFIT_OK;
+    return change->undoes != 0 ? check_saved(table, slot, change, detail) : DIMFIT_OK;
 }
 
-/* What a slot's change allocates before it moves a row. */
-static uint64_t fresh_bytes(const struct table_slot *slot, uint32_t width) {
-    const size_t sides = side_stride(&slot->spec, width);
-    uint64_t bytes = slab_refill_bytes(&slot->values, width, slot->rows);
-    if (sides_move(&slot->spec))
-        bytes += slab_refill_bytes(&slot->sides, sides, slot->rows);
-    return bytes;
-}
-
-/* New less old. */
-static int64_t slot_balance(const struct table_slot *slot, uint32_t width) {
-    const size_t sides = side_stride(&slot->spec, width);
-    int64_t bytes = (int64_t)slab_bytes_for(width, slot->rows) - (int64_t)slab_bytes(&slot->values);
-    if (sides_move(&slot->spec))
-        bytes += (int64_t)slab_bytes_for(sides, slot->rows) - (int64_t)slab_bytes(&slot->sides);
-    return bytes;
-}
-
-uint64_t table_change_peak(const struct table *table, const struct change *change) {
+dimfit_err table_change_check(struct table *table, const struct change *change,
+                              const struct layout *layout, struct err_detail *detail) {
     CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
-    uint64_t peak = 0;
-    int64_t balance = 0; /* of the slots done */
-    for (size_t i = 0; i < table->n_slots; i++) {
-        const struct table_slot *const slot = table->slots[i];
-        const struct change_slot *const part = change_find(change, slot->spec.id);
-        if (part == NULL || is_done(slot, change))
-            continue;
-        const int64_t high = balance + (int64_t)fresh_bytes(slot, part->to);
-        if (high > 0 && (uint64_t)high > peak)
-            peak = (uint64_t)high;
-        balance += slot_balance(slot, part->to);
-    }
-    return peak;
-}
-
-dimfit_err table_change(struct table *table, const struct change *change,
-                        const struct layout *layout, struct err_detail *detail) {
-    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+    if (table->n_moving > 0)
+        return err_set(detail, DIMFIT_ERR_BUSY,
+                       "%llu rows of the change before are still to be moved; try again",
+                       (unsigned long long)table_figures(table).moving_rows);
     if (layout->epoch != change->to_epoch || change->to_epoch == 0)
         return err_set(detail, DIMFIT_ERR_INVALID,
                        "a change to epoch %llu does not lead to a layout of epoch %llu",
@@ -237,17 +77,179 @@ dimfit_err table_change(struct table *table, const struct change *change,
         if (err != DIMFIT_OK)
             return err;
     }
-    for (size_t i = 0; i < change->n_slots; i++) {
-        const struct change_slot *const part = &change->slots[i];
-        struct table_slot *const slot = table_find(table, part->id);
-        if (is_done(slot, change))
+    return DIMFIT_OK;
+}
+
+/* ---- what it takes ----------------------------------------------------------------------------
+ */
+
+/* Of a slot at a width: all that a change moves. */
+static uint64_t slot_bytes_for(const struct table_slot *slot, uint32_t width, uint64_t rows) {
+    const struct layout_slot *const spec = &slot->spec;
+    const size_t side = recast_side(spec, width);
+    const bool sides = recast_side(spec, 0) != recast_side(spec, 1);
+    return slab_bytes_for(width, rows) + (sides ? slab_bytes_for(side, rows) : 0);
+}
+
+static uint64_t slot_bytes_now(const struct table_slot *slot) {
+    const struct layout_slot *const spec = &slot->spec;
+    const bool sides = recast_side(spec, 0) != recast_side(spec, 1);
+    return slab_bytes(&slot->values) + (sides ? slab_bytes(&slot->sides) : 0);
+}
+
+/* Rows ahead of the sweep, which the pace keeps to a share of all, and where they are. */
+static uint64_t ahead_bytes(const struct table_slot *slot, uint32_t width) {
+    enum { INDEX_ENTRY = 24 };
+    const uint64_t rows = slot->rows / (MOTION_PACE + 1) + 1;
+    return slot_bytes_for(slot, width, rows) + rows * INDEX_ENTRY + slot->rows / 8;
+}
+
+/* A chunk of each new slab is begun before an old one is done with, two where rows get wider. */
+static int64_t begun_bytes(int64_t after, int64_t before) {
+    const int64_t chunks = (after > before ? 4 : 2) * (int64_t)SLAB_CHUNK_BYTES;
+    return (after < chunks ? after : chunks) + (after > before ? after - before : 0);
+}
+
+uint64_t table_change_peak(const struct table *table, const struct change *change) {
+    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+    const bool stays = table->keep && table->spill == NULL && change->undoes == 0;
+    uint64_t ahead = 0;
+    int64_t balance = 0, peak = 0; /* balance: of the slots before */
+    for (size_t i = 0; i < table->n_slots; i++) {
+        const struct table_slot *const slot = table->slots[i];
+        const struct change_slot *const part = change_find(change, slot->spec.id);
+        if (part == NULL)
             continue;
-        const dimfit_err err = change_slot(slot, part, layout_find(layout, part->id),
-                                           change->to_epoch);
-        slot_count_bytes(slot);
-        if (err != DIMFIT_OK)
-            return err_set(detail, err, "no memory to move slot %u (%u rows) to width %u", part->id,
-                           slot->rows, part->to);
+        const uint32_t width = change_width_after(change, part);
+        const int64_t after = (int64_t)slot_bytes_for(slot, width, slot->rows);
+        const int64_t before = stays ? 0 : (int64_t)slot_bytes_now(slot);
+        ahead += ahead_bytes(slot, width);
+        const int64_t high = balance + begun_bytes(after, before);
+        peak = high > peak ? high : peak;
+        balance += after - before;
+    }
+    return (uint64_t)peak + ahead;
+}
+
+/* ---- the change -------------------------------------------------------------------------------
+ */
+
+struct start {
+    struct table_slot *slot;
+    struct motion *motion;
+    struct layout_slot spec;
+};
+
+static void drop_starts(struct start *starts, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (starts[i].motion != NULL)
+            former_destroy(&starts[i].motion->from, NULL);
+        motion_destroy(&starts[i].motion);
+        layout_slot_fini(&starts[i].spec);
+    }
+    free(starts);
+}
+
+static dimfit_err make_starts(struct table *table, const struct change *change,
+                              const struct layout *layout, struct start **out) {
+    const size_t n = change->n_slots;
+    struct start *const starts = calloc(n + 1, sizeof *starts);
+    dimfit_err err = starts != NULL ? DIMFIT_OK : DIMFIT_ERR_NOMEM;
+    for (size_t i = 0; err == DIMFIT_OK && i < n; i++) {
+        const struct change_slot *const part = &change->slots[i];
+        const struct layout_slot *const spec = layout_find(layout, part->id);
+        starts[i].slot = table_find(table, part->id);
+        err = table_spec_copy(spec, &starts[i].spec);
+        if (err == DIMFIT_OK)
+            err = motion_new(starts[i].slot, change, part, spec, table->keep && change->undoes == 0,
+                             &starts[i].motion);
+    }
+    if (err != DIMFIT_OK && starts != NULL)
+        drop_starts(starts, n);
+    else
+        *out = starts;
+    return err;
+}
+
+static uint64_t whole_pages(uint64_t bytes) {
+    return (bytes + PAGE - 1) / PAGE * PAGE;
+}
+
+/* Where the chunks of a slab stand in the file, one behind the other. */
+static uint64_t lay_out(const struct slab *slab, uint64_t *at, uint64_t end) {
+    *at = end;
+    if (slab->n_chunks > 1)
+        return end + (uint64_t)slab->n_chunks * SLAB_CHUNK_BYTES;
+    return slab->n_chunks == 1 ? end + whole_pages(slab_chunk_bytes(slab, 0)) : end;
+}
+
+/* One file for all slots. Without it nothing is kept: old memory goes on to the new rows. */
+static void open_spill(struct table *table, uint64_t epoch, struct start *starts, size_t n) {
+    const struct table_spill *const io = table->spill;
+    uint64_t end = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct former *const from = starts[i].motion->from;
+        end = lay_out(&from->values, &from->values_at, end);
+        end = lay_out(&from->sides, &from->sides_at, end);
+    }
+    if (end == 0)
+        return; /* no rows: nothing to spill */
+    struct spill *const spill = io->open(io->self, epoch, end);
+    for (size_t i = 0; i < n; i++) {
+        struct former *const from = starts[i].motion->from;
+        from->kept = spill != NULL;
+        from->spill = spill;
+        if (i > 0 && spill != NULL)
+            io->open_more(io->self, spill);
+    }
+}
+
+/* Nobody can undo an older change any more. */
+static void forget_older(struct table *table, const struct change *change) {
+    for (size_t i = 0; i < table->n_slots; i++) {
+        struct table_slot *const slot = table->slots[i];
+        if (change->undoes == 0 || change_find(change, slot->spec.id) == NULL)
+            former_destroy(&slot->former, table->spill);
+    }
+}
+
+dimfit_err table_change(struct table *table, const struct change *change,
+                        const struct layout *layout, struct err_detail *detail) {
+    dimfit_err err = table_change_check(table, change, layout, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    const size_t n = change->n_slots;
+    struct start *starts = NULL;
+    err = make_starts(table, change, layout, &starts);
+    if (err != DIMFIT_OK)
+        return err_set(detail, err, "no memory to begin the change to epoch %llu of %zu slots",
+                       (unsigned long long)change->to_epoch, n);
+    forget_older(table, change);
+    for (size_t i = 0; i < n; i++) {
+        motion_begin(starts[i].slot, starts[i].motion, &starts[i].spec, change->to_epoch);
+        slot_count_bytes(starts[i].slot);
+    }
+    if (table->keep && change->undoes == 0 && table->spill != NULL && n > 0)
+        open_spill(table, change->to_epoch, starts, n);
+    table->n_moving = n;
+    free(starts);
+    return DIMFIT_OK;
+}
+
+void table_keep(struct table *table, bool keep, const struct table_spill *io) {
+    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+    table->keep = keep;
+    table->spill = io;
+}
+
+dimfit_err table_forget(struct table *table, uint64_t epoch) {
+    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+    if (table->n_moving > 0)
+        return DIMFIT_ERR_BUSY;
+    for (size_t i = 0; i < table->n_slots; i++) {
+        struct table_slot *const slot = table->slots[i];
+        if (slot->former != NULL && slot->former->epoch == epoch)
+            former_destroy(&slot->former, table->spill);
     }
     return DIMFIT_OK;
 }

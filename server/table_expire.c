@@ -57,6 +57,7 @@ static void begin(struct table_slot *slot, struct expiry_walk *walk) {
 bool table_expire(struct table_slot *slot, const struct expiry_rule *rule, struct expiry_walk *walk,
                   struct expiry_slice *out) {
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
+    base_assert(slot->motion == NULL);
     out->keys = out->pending = out->n_rows = 0;
     if (!walk->begun)
         begin(slot, walk);

@@ -1,11 +1,11 @@
 /*
  * Expiry: the rows of a slot that have not been seen for long, or too seldom, go in slices.
  *
- * Between two slices anything may happen to the slot: pulls, pushes, a layout change. Each row is
- * looked at once, some twice where the index grew meanwhile; a feasign that comes back after its
- * row went starts anew from its initial value. What goes depends on the sequence of pushes and
- * slices alone. The last slices move the index together, so that its memory goes back to the
- * system.
+ * Between two slices anything may happen to the slot: pulls, pushes, a layout change, whose rows
+ * have all to be moved before the next slice. Each row is looked at once, some twice where the
+ * index grew meanwhile; a feasign that comes back after its row went starts anew from its initial
+ * value. What goes depends on the sequence of pushes and slices alone. The last slices move the
+ * index together, so that its memory goes back to the system.
  */
 #ifndef SERVER_TABLE_EXPIRE_H
 #define SERVER_TABLE_EXPIRE_H

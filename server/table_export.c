@@ -1,4 +1,4 @@
-#include "server/table_slot.h"
+#include "server/table_motion.h"
 
 #include <cblas.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@ struct block {
 };
 
 static double shows_of(const struct table_slot *slot, uint32_t row) {
-    return counters_read(&slot->spec.retention, slot_side(slot, row)).shows;
+    return counters_read(&slot->spec.retention, row_side(slot, row)).shows;
 }
 
 /* Those of rows first .. end - 1 that are not free; the sum of their shows. */
@@ -86,6 +86,7 @@ dimfit_err table_export(const struct table *table, bool moments, struct stats *s
         if (to == NULL)
             return DIMFIT_ERR_NOMEM;
         to->rows = slot_stored(slot);
+        base_assert(!moments || slot->motion == NULL || slot->motion->next == slot->rows);
         if (moments && to->width > 0) {
             const dimfit_err err = export_moments(slot, to);
             if (err != DIMFIT_OK)

@@ -1,5 +1,18 @@
 #include "server/figures.h"
-#include "server/table_slot.h"
+#include "server/table_motion.h"
+
+/* On their way, and one more while their old memory is. */
+static uint64_t moving_rows(const struct table_slot *slot) {
+    if (slot->motion == NULL)
+        return 0;
+    return slot->rows > slot->motion->next ? slot->rows - slot->motion->next : 1;
+}
+
+static uint64_t saved_bytes(const struct former *former) {
+    if (former == NULL || !former->kept)
+        return 0;
+    return former->rows * (uint64_t)(former->values.stride + former->sides.stride) * sizeof(float);
+}
 
 struct table_figures table_slot_figures(const struct table_slot *slot) {
     const uint64_t rows = slot_stored(slot), cells = counters_cells(&slot->spec.retention);
@@ -10,7 +23,11 @@ struct table_figures table_slot_figures(const struct table_slot *slot) {
         .counter_bytes = rows * cells * sizeof(float),
         .index_bytes = index_bytes(&slot->index),
         .slab_bytes = slab_bytes(&slot->values) + slab_bytes(&slot->sides) +
-                      slab_bytes(&slot->sink_values) + slab_bytes(&slot->sink_sides),
+                      slab_bytes(&slot->sink_values) + slab_bytes(&slot->sink_sides) +
+                      (slot->motion != NULL ? motion_bytes(slot->motion) : 0) +
+                      (slot->former != NULL ? former_bytes(slot->former) : 0),
+        .moving_rows = moving_rows(slot),
+        .saved_bytes = saved_bytes(slot->former),
         .keys_pending = slot->keys_pending,
         .pending = slot->n_pending,
         .evicted = slot->evicted,

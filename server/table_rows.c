@@ -1,23 +1,37 @@
 #include "server/init.h"
-#include "server/table_slot.h"
+#include "server/table_motion.h"
+
+uint32_t *row_side(const struct table_slot *slot, uint32_t row) {
+    return slot->motion == NULL ? slot_side(slot, row) : motion_side(slot, row);
+}
 
 static uint32_t row_take(struct table_slot *slot) {
     if (slot->n_free == 0)
         return slot->rows++;
     const uint32_t row = slot->free_row;
-    slot->free_row = *slot_side(slot, row) & ~ROW_FREE;
+    slot->free_row = *row_side(slot, row) & ~ROW_FREE;
     slot->n_free--;
+    if (slot->former != NULL)
+        former_note_reused(slot->former, row);
     return row;
 }
 
 static uint32_t row_new(struct table_slot *slot, uint64_t key) {
     const uint32_t row = row_take(slot);
-    init_row(&slot->spec, slot->seed, key, slab_row(&slot->values, row));
-    memset(slot_side(slot, row), 0, slot->sides.stride * sizeof(float));
+    float *values;
+    if (slot->motion == NULL) {
+        values = slot_values(slot, row);
+    } else {
+        motion_put_new(slot, row);
+        values = motion_values(slot, row, key, NULL);
+    }
+    init_row(&slot->spec, slot->seed, key, values);
+    memset(row_side(slot, row), 0, slot->sides.stride * sizeof(float));
     return row;
 }
 
 void row_free(struct table_slot *slot, uint32_t row) {
+    base_assert(slot->motion == NULL);
     *slot_side(slot, row) = ROW_FREE | (slot->n_free > 0 ? slot->free_row : 0);
     slot->free_row = row;
     slot->n_free++;
@@ -57,6 +71,6 @@ uint32_t row_admit(struct table_slot *slot, uint64_t key, uint64_t hash, uint32_
     }
     *entry = row_new(slot, key);
     slot->n_pending--;
-    counters_write(&slot->spec.retention, before, slot_side(slot, *entry));
+    counters_write(&slot->spec.retention, before, row_side(slot, *entry));
     return *entry;
 }

@@ -9,6 +9,7 @@
 #define SERVER_TABLE_SLOT_H
 
 #include "server/index.h"
+#include "server/recast.h"
 #include "server/slab.h"
 #include "server/table.h"
 
@@ -25,7 +26,8 @@ struct table_slot {
     struct table *table;
     uint64_t counted; /* bytes, as they stand in the table's sum */
     uint64_t seed;
-    uint64_t epoch; /* of the last change that moved its rows, 0 before any */
+    struct motion *motion; /* rows are on their way (table_motion.h); NULL: they stand still */
+    struct former *former; /* rows before the last change: on their way, or saved; NULL: none */
     uint64_t n_pending, keys_pending, evicted;
     uint64_t expired_rows, expired_pending;
     /* What rows need of the layout's slot: basis and mean are not copied. */
@@ -36,8 +38,11 @@ struct table_slot {
 struct table {
     uint32_t magic;
     uint64_t seed;
-    uint64_t limit;            /* bytes that new rows are taken up to, 0: any number */
-    uint64_t bytes;            /* allocated by all slots, when each was last counted */
+    uint64_t limit; /* bytes that new rows are taken up to, 0: any number */
+    uint64_t bytes; /* allocated by all slots, when each was last counted */
+    bool keep;      /* the rows before a change, so that it can be undone */
+    const struct table_spill *spill;
+    size_t n_moving, move_at;  /* slots in motion, and where to look for the next */
     struct table_slot **slots; /* ascending by id; a slot keeps its place in memory */
     size_t n_slots, cap_slots;
 };
@@ -51,21 +56,19 @@ static inline uint32_t *slot_side(const struct table_slot *slot, uint32_t row) {
     return slab_row(&slot->sides, row);
 }
 
-/* Cells of a row's side. */
-static inline size_t side_stride(const struct layout_slot *spec, size_t width) {
-    return counters_cells(&spec->retention) + optimizer_state_width(spec->optimizer.kind, width);
-}
-
 /* After the slot's width was set or changed; the next reservation gives them their rows. */
 static inline void slot_sinks_init(struct table_slot *slot) {
     slab_init(&slot->sink_values, slot->spec.width);
-    slab_init(&slot->sink_sides, side_stride(&slot->spec, slot->spec.width));
+    slab_init(&slot->sink_sides, recast_side(&slot->spec, slot->spec.width));
 }
+
+/* Where a row's counters stand, whether it moves or not. */
+uint32_t *row_side(const struct table_slot *slot, uint32_t row);
 
 #define ROW_FREE 0x80000000u
 
 static inline bool row_is_free(const struct table_slot *slot, uint32_t row) {
-    return (*slot_side(slot, row) & ROW_FREE) != 0;
+    return (*row_side(slot, row) & ROW_FREE) != 0;
 }
 
 static inline uint64_t slot_stored(const struct table_slot *slot) {

@@ -1,5 +1,6 @@
 #include "server/walk.h"
 
+#include "server/init.h"
 #include "server/variants.h"
 
 #define DECLARE(name) extern const struct walk_kernels walk_##name;
@@ -19,6 +20,8 @@ const struct walk_kernels *const *walk_variants(size_t *n) {
 void walk_init(struct walk *walk, const struct walk_kernels *kernels, const struct table_slot *slot,
                struct table_slot *grow, const struct table_counts *counts, const uint8_t *keys,
                size_t n) {
+    if (slot->motion != NULL)
+        kernels = &walk_motion;
     walk->kernels = kernels;
     walk->slot = slot;
     walk->grow = grow;
@@ -38,4 +41,13 @@ const struct walk_block *walk_next(struct walk *walk) {
     walk->kernels->step(walk);
     const struct walk_block *const block = &walk->blocks[(walk->step - 1) % WALK_STAGES];
     return block->n > 0 ? block : NULL;
+}
+
+void walk_use_sink(const struct walk *walk, struct walk_block *block, size_t i) {
+    const struct table_slot *const slot = walk->grow;
+    const uint32_t row = (uint32_t)((block->first + i) % WALK_SINKS);
+    block->values[i] = slab_row(&slot->sink_values, row);
+    block->sides[i] = slab_row(&slot->sink_sides, row);
+    init_row(&slot->spec, slot->seed, walk_key(walk, block->first + i), block->values[i]);
+    memset(block->sides[i], 0, slot->sink_sides.stride * sizeof(float));
 }

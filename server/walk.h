@@ -47,6 +47,10 @@ struct walk_kernels {
     void (*step)(struct walk *walk);
 };
 
+/* Of a slot in motion (table_motion.h), whatever others are asked for. Rows behind are read into
+ * memory of the motion's, or put ahead in a walk that stores rows. */
+extern const struct walk_kernels walk_motion;
+
 /* The machine's best, and all that it runs, narrowest first. */
 const struct walk_kernels *walk_kernels(void);
 const struct walk_kernels *const *walk_variants(size_t *n);
@@ -58,6 +62,10 @@ void walk_init(struct walk *walk, const struct walk_kernels *kernels, const stru
                size_t n);
 /* The next block of rows, NULL at the end. Valid until the next call. */
 const struct walk_block *walk_next(struct walk *walk);
+
+/* A gradient that is not applied finds an initial row all the same; each key of a block has one of
+ * its own. */
+void walk_use_sink(const struct walk *walk, struct walk_block *block, size_t i);
 
 static inline uint64_t walk_key(const struct walk *walk, size_t i) {
     return load_u64(walk->keys + i * sizeof(uint64_t));

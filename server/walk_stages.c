@@ -5,7 +5,6 @@
  * A stage is a loop without branches that depend on the keys: a mispredicted one costs as much as a
  * row.
  */
-#include "server/init.h"
 #include "server/variants.h"
 #include "server/walk.h"
 
@@ -69,17 +68,6 @@ static void fetch_row(const struct walk *walk, struct walk_block *block, size_t 
     slab_prefetch(&walk->slot->sides, block->sides[i]);
 }
 
-/* A gradient that is not applied finds an initial row all the same; each key of a block has one of
- * its own. */
-static void use_sink(const struct walk *walk, struct walk_block *block, size_t i) {
-    const struct table_slot *const slot = walk->grow;
-    const uint32_t row = (uint32_t)((block->first + i) % WALK_SINKS);
-    block->values[i] = slab_row(&slot->sink_values, row);
-    block->sides[i] = slab_row(&slot->sink_sides, row);
-    init_row(&slot->spec, slot->seed, walk_key(walk, block->first + i), block->values[i]);
-    memset(block->sides[i], 0, slot->sink_sides.stride * sizeof(float));
-}
-
 static void find_far(struct walk *walk, struct walk_block *block) {
     for (size_t j = 0; j < block->n_far; j++) {
         const size_t i = block->far[j];
@@ -94,7 +82,7 @@ static void find_far(struct walk *walk, struct walk_block *block) {
         if (row < INDEX_PENDING)
             fetch_row(walk, block, i, row);
         else if (walk->grow != NULL)
-            use_sink(walk, block, i);
+            walk_use_sink(walk, block, i);
     }
 }
 

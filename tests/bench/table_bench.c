@@ -35,6 +35,7 @@ enum {
     AHEAD = 32,   /* of the bare gather: more than that gains nothing */
     NARROW = BENCH_WIDTH / 2,
     SAMPLE = 8,
+    SLICE = 50000, /* of moving, as a shard does it */
     SEED = 1,
     MANY = 16, /* times BENCH_ROWS */
 };
@@ -294,6 +295,8 @@ static double change_rate(struct bench *b, const struct change *change) {
     const size_t before = moved_bytes(b);
     const double begun = bench_seconds();
     must(table_change(b->table, change, after, &detail), &detail);
+    while (table_move(b->table, SLICE))
+        ;
     const double seconds = bench_seconds() - begun;
     const double rate = (double)(before + moved_bytes(b)) / seconds;
     layout_destroy(&after);

@@ -154,6 +154,7 @@ static void shard_begin(struct sim *sim, int node, const struct message *m) {
         .score_memory = memory != 0 ? memory : 1 << 24,
         .row_memory = sim->options.row_memory,
         .skip_new = sim->options.skip_new,
+        .keep = true,
         .score_sample = 1,
     };
     const struct shard_io io = {.self = sim, .body = io_body};

@@ -121,6 +121,11 @@ void assert_same_rows(const struct table_slot *a, const struct table_slot *b, ui
     }
 }
 
+void move_all(struct table *table) {
+    while (table_move(table, 20000))
+        ;
+}
+
 uint64_t fill_up(struct fixture *f, size_t n) {
     for (uint64_t first = 0;; first += n) {
         for (size_t i = 0; i < n; i++)

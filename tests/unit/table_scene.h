@@ -47,6 +47,8 @@ void fill(struct fixture *f, size_t n, uint64_t range, uint64_t seed);
 void push(struct fixture *f, struct table_slot *slot, size_t n, const struct score_sums *sums);
 /* Some thousand rows with all optimizer state in use. */
 void train(struct fixture *f, struct table_slot *slot);
+/* All rows of a change, in slices. */
+void move_all(struct table *table);
 /* Rows until the table refuses more: how many it took, n at a time. */
 uint64_t fill_up(struct fixture *f, size_t n);
 

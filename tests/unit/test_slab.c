@@ -94,91 +94,59 @@ static void slab_fill(struct slab *slab, size_t stride, uint32_t rows) {
         ((uint32_t *)slab_row(slab, i))[0] = ((uint32_t *)slab_row(slab, i))[stride - 1] = i;
 }
 
-/* Each row's number from its old cells to its new ones, a run at a time. */
-static void refill_rows(struct slab_refill *refill, uint32_t rows) {
-    struct slab *const old = refill->old, *const new = &refill->new;
-    for (uint32_t first = 0, n; first < rows; first += n) {
-        slab_refill_reach(refill, first);
-        n = slab_run(old, first) < slab_run(new, first) ? slab_run(old, first)
-                                                        : slab_run(new, first);
-        n = n < rows - first ? n : rows - first;
-        const uint32_t *from = slab_row(old, first);
-        uint32_t *to = slab_row(new, first);
-        for (uint32_t i = 0; i < n; i++, from += old->stride, to += new->stride)
-            to[0] = to[new->stride - 1] = from[old->stride - 1];
-    }
+static uint32_t value_of(const struct slab *slab, uint32_t row) {
+    return ((const uint32_t *)slab_row(slab, row))[slab->stride - 1];
 }
 
-/* Narrower, alike and wider; of no full chunk, of some, of many. */
-static void a_refilled_slab_holds_every_row_at_its_new_width(void **state) {
-    static const size_t strides[][2] = {{16, 8}, {16, 4}, {16, 16}, {4, 16}, {16, 1},
-                                        {3, 2},  {7, 5},  {5, 7},   {1, 16}, {300, 299}};
-    static const uint32_t counts[] = {0, 1, 5, 1000, 40000, 131072, 700001};
-    for (size_t s = 0; s < ARRAY_LEN(strides); s++) {
-        for (size_t c = 0; c < ARRAY_LEN(counts); c++) {
-            const size_t from = strides[s][0], to = strides[s][1];
-            const uint32_t rows = counts[c] / (uint32_t)(1 + from / 50);
-            struct slab slab;
-            struct slab_refill refill;
-            slab_fill(&slab, from, rows);
-            const uint64_t said = slab_refill_bytes(&slab, to, rows);
-            allocated = 0;
-            assert_int_equal(slab_refill_begin(&refill, &slab, to, rows), DIMFIT_OK);
-            assert_true(allocated <= said + 64 && said <= allocated + 4096);
-            allocated = 0;
-            refill_rows(&refill, rows);
-            slab_refill_end(&refill);
-            assert_int_equal(allocated, 0);
-            assert_int_equal(slab.stride, to);
-            assert_true(slab_bytes(&slab) == slab_bytes_for(to, rows));
-            for (uint32_t i = 0; i < rows; i++) {
-                assert_int_equal(((uint32_t *)slab_row(&slab, i))[0], i);
-                assert_int_equal(((uint32_t *)slab_row(&slab, i))[to - 1], i);
-            }
-            assert_int_equal(slab_reserve(&slab, 2 * (uint64_t)rows), DIMFIT_OK);
-            slab_fini(&slab);
-        }
-    }
+static void a_chunk_that_is_taken_serves_another_slab(void **state) {
+    enum { ROWS = 70000 }; /* three chunks of 16 cells */
+    struct slab old, new;
+    slab_fill(&old, 16, ROWS);
+    slab_init(&new, 8);
+    assert_int_equal(slab_reserve(&new, 65536), DIMFIT_OK);
+    assert_int_equal(slab_chunk_bytes(&old, 0), SLAB_CHUNK_BYTES);
+    const uint64_t before = slab_bytes(&new);
+    float *const chunk = slab_take(&old, 0);
+    assert_false(slab_give(&new, chunk, 65536)); /* has room for all of them */
+    assert_true(slab_give(&new, chunk, ROWS));
+    assert_true(slab_bytes(&new) >= before + SLAB_CHUNK_BYTES);
+    *(uint32_t *)slab_row(&new, 65536) = 7;
+    assert_int_equal(*(uint32_t *)slab_row(&new, 65536), 7);
+    assert_int_equal(value_of(&old, 32768), 32768);
+    slab_chunk_free(slab_take(&old, 1), slab_chunk_bytes(&old, 1));
+    assert_int_equal(value_of(&old, ROWS - 1), ROWS - 1);
+    slab_fini(&old); /* without those that left */
+    slab_fini(&new);
 }
 
-static void a_narrower_slab_asks_for_one_chunk_and_lives_on_the_old_ones(void **state) {
+static void a_slab_without_full_chunks_takes_none(void **state) {
+    struct slab old, narrow, none;
+    slab_fill(&old, 16, 70000);
+    slab_init(&narrow, 8);
+    slab_init(&none, 0);
+    assert_int_equal(slab_reserve(&narrow, 100), DIMFIT_OK);
+    float *const chunk = slab_take(&old, 0);
+    assert_false(slab_give(&narrow, chunk, 70000));
+    assert_false(slab_give(&none, chunk, 70000));
+    slab_chunk_free(chunk, SLAB_CHUNK_BYTES);
+    slab_fini(&old);
+    slab_fini(&narrow);
+}
+
+static void rows_of_a_lent_chunk_are_read_where_it_stands(void **state) {
     struct slab slab;
-    slab_fill(&slab, 16, 1000000);
-    assert_true(slab_refill_bytes(&slab, 8, 1000000) <= (2 << 20) + 4096);
-    assert_true(slab_refill_bytes(&slab, 16, 1000000) <= (2 << 20) + 4096);
-    assert_true(slab_refill_bytes(&slab, 0, 1000000) == 0);
+    slab_fill(&slab, 4, 100); /* one chunk that is not full */
+    const size_t bytes = slab_chunk_bytes(&slab, 0);
+    assert_true(bytes >= 1600 && bytes <= 2048);
+    float *const chunk = slab_take(&slab, 0), *const copy = malloc(bytes);
+    memcpy(copy, chunk, bytes);
+    slab_chunk_free(chunk, bytes);
+    slab_lend(&slab, 0, copy);
+    for (uint32_t i = 0; i < 100; i++)
+        assert_int_equal(value_of(&slab, i), i);
+    assert_true(slab_take(&slab, 0) == copy);
     slab_fini(&slab);
-}
-
-static void a_refill_without_memory_leaves_the_slab_as_it_was(void **state) {
-    struct slab slab;
-    struct slab_refill refill;
-    slab_fill(&slab, 16, 100000);
-    refuse_memory = true;
-    assert_int_equal(slab_refill_begin(&refill, &slab, 8, 100000), DIMFIT_ERR_NOMEM);
-    refuse_memory = false;
-    assert_int_equal(slab_refill_begin(&refill, &slab, 8, 100000), DIMFIT_OK);
-    slab_refill_drop(&refill);
-    for (uint32_t i = 0; i < 100000; i++)
-        assert_int_equal(((uint32_t *)slab_row(&slab, i))[15], i);
-    slab_fini(&slab);
-}
-
-static void a_slab_comes_and_goes_with_its_width(void **state) {
-    struct slab slab;
-    struct slab_refill refill;
-    slab_fill(&slab, 16, 100000);
-    assert_int_equal(slab_refill_begin(&refill, &slab, 0, 100000), DIMFIT_OK);
-    slab_refill_reach(&refill, 99999);
-    assert_non_null(slab_row(&refill.new, 99999));
-    slab_refill_end(&refill);
-    assert_int_equal(slab_bytes(&slab), 0);
-    assert_int_equal(slab_refill_begin(&refill, &slab, 4, 100000), DIMFIT_OK);
-    slab_refill_reach(&refill, 99999);
-    *(float *)slab_row(&refill.new, 99999) = 1;
-    slab_refill_end(&refill);
-    assert_true(slab_bytes(&slab) == slab_bytes_for(4, 100000));
-    slab_fini(&slab);
+    free(copy);
 }
 
 int main(void) {
@@ -187,10 +155,9 @@ int main(void) {
         cmocka_unit_test(a_truncated_slab_keeps_its_first_rows),
         cmocka_unit_test(a_slab_without_width_costs_nothing),
         cmocka_unit_test(a_slab_without_memory_keeps_its_rows),
-        cmocka_unit_test(a_refilled_slab_holds_every_row_at_its_new_width),
-        cmocka_unit_test(a_narrower_slab_asks_for_one_chunk_and_lives_on_the_old_ones),
-        cmocka_unit_test(a_refill_without_memory_leaves_the_slab_as_it_was),
-        cmocka_unit_test(a_slab_comes_and_goes_with_its_width),
+        cmocka_unit_test(a_chunk_that_is_taken_serves_another_slab),
+        cmocka_unit_test(a_slab_without_full_chunks_takes_none),
+        cmocka_unit_test(rows_of_a_lent_chunk_are_read_where_it_stands),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -462,6 +462,8 @@ static void narrow(struct fixture *f) {
     change->slots[0].keep[1] = 1;
     assert_int_equal(change_apply(change, f->layout, NULL, &next, NULL), DIMFIT_OK);
     assert_int_equal(table_change(f->table, change, next, NULL), DIMFIT_OK);
+    while (table_move(f->table, 1000))
+        ;
     change_destroy(&change);
     layout_destroy(&f->layout);
     f->layout = next;

@@ -1,0 +1,226 @@
+#include "server/table_motion.h"
+
+#include "server/init.h"
+#include "server/walk.h"
+
+#include <stdlib.h>
+
+static uint64_t *bits_new(uint32_t n) {
+    return calloc((size_t)n / 64 + 1, sizeof(uint64_t));
+}
+
+/* ---- former rows ----------------------------------------------------------------------------- */
+
+/* What is saved elsewhere is not the slab's to free. */
+static void forget_spilled(struct slab *slab, uint32_t handed) {
+    for (uint32_t i = 0; i < handed; i++)
+        (void)slab_take(slab, i);
+}
+
+void former_destroy(struct former **former, const struct table_spill *io) {
+    struct former *const f = *former;
+    if (f == NULL)
+        return;
+    if (f->spill != NULL) {
+        forget_spilled(&f->values, f->values_handed);
+        forget_spilled(&f->sides, f->sides_handed);
+        io->close(io->self, f->spill);
+    }
+    slab_fini(&f->values);
+    slab_fini(&f->sides);
+    layout_slot_fini(&f->spec);
+    free(f->reused);
+    free(f);
+    *former = NULL;
+}
+
+static dimfit_err former_new(const struct table_slot *slot, bool keep, struct former **out) {
+    struct former *f = calloc(1, sizeof *f);
+    if (f == NULL)
+        return DIMFIT_ERR_NOMEM;
+    f->rows = slot->rows;
+    f->kept = keep;
+    f->reused = bits_new(slot->rows);
+    dimfit_err err = f->reused != NULL ? DIMFIT_OK : DIMFIT_ERR_NOMEM;
+    if (err == DIMFIT_OK && keep)
+        err = table_spec_copy(&slot->spec, &f->spec);
+    if (err != DIMFIT_OK) {
+        former_destroy(&f, NULL);
+        return err;
+    }
+    *out = f;
+    return DIMFIT_OK;
+}
+
+/* ---- the beginning --------------------------------------------------------------------------- */
+
+void motion_destroy(struct motion **motion) {
+    struct motion *const m = *motion;
+    if (m == NULL)
+        return;
+    recast_fini(&m->recast);
+    index_fini(&m->places);
+    slab_fini(&m->values);
+    slab_fini(&m->sides);
+    free(m->ahead);
+    free(m->read);
+    free(m->read_side);
+    free(m);
+    *motion = NULL;
+}
+
+dimfit_err motion_new(const struct table_slot *slot, const struct change *change,
+                      const struct change_slot *part, const struct layout_slot *after, bool keep,
+                      struct motion **out) {
+    struct motion *m = calloc(1, sizeof *m);
+    if (m == NULL)
+        return DIMFIT_ERR_NOMEM;
+    dimfit_err err = recast_init(&m->recast, change, part, &slot->spec, after, slot->seed);
+    if (err == DIMFIT_OK)
+        err = former_new(slot, keep, &m->from);
+    if (err == DIMFIT_OK) {
+        const struct recast *const r = &m->recast;
+        m->saved = r->back ? slot->former : NULL;
+        m->born_found = m->saved == NULL ||
+                        (slot->rows == m->saved->rows && m->saved->n_reused == 0);
+        m->ahead = bits_new(slot->rows);
+        m->read = calloc((size_t)WALK_BLOCK * r->after + 1, sizeof *m->read);
+        m->read_side = calloc(r->side_after + 1, sizeof *m->read_side);
+        index_init(&m->places, slot->spec.id);
+        slab_init(&m->values, r->after);
+        slab_init(&m->sides, r->sides_move ? r->side_after : 0);
+        if (m->ahead == NULL || m->read == NULL || m->read_side == NULL)
+            err = DIMFIT_ERR_NOMEM;
+    }
+    if (err != DIMFIT_OK) {
+        former_destroy(&m->from, NULL);
+        motion_destroy(&m);
+        return err;
+    }
+    *out = m;
+    return DIMFIT_OK;
+}
+
+void motion_begin(struct table_slot *slot, struct motion *motion, struct layout_slot *spec,
+                  uint64_t epoch) {
+    const struct recast *const r = &motion->recast;
+    base_assert(slot->motion == NULL);
+    if (motion->saved == NULL)
+        former_destroy(&slot->former, slot->table->spill);
+    motion->from->epoch = epoch;
+    motion->from->values = slot->values;
+    slab_init(&slot->values, r->after);
+    if (r->sides_move) {
+        motion->from->sides = slot->sides;
+        slab_init(&slot->sides, r->side_after);
+    } else {
+        slab_init(&motion->from->sides, 0);
+    }
+    slab_fini(&slot->sink_values);
+    slab_fini(&slot->sink_sides);
+    layout_slot_fini(&slot->spec);
+    slot->spec = *spec;
+    slot_sinks_init(slot);
+    slot->former = motion->from;
+    slot->motion = motion;
+}
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+dimfit_err motion_reserve(struct table_slot *slot, uint64_t n) {
+    struct motion *const m = slot->motion;
+    dimfit_err err = slab_reserve(&m->values, m->n_places + n);
+    if (err == DIMFIT_OK)
+        err = slab_reserve(&m->sides, m->n_places + n);
+    if (err == DIMFIT_OK)
+        err = index_reserve(&m->places, n);
+    return err;
+}
+
+static uint32_t place_of(const struct motion *m, uint32_t row) {
+    const uint32_t place = index_find(&m->places, row, index_hash(&m->places, row));
+    base_assert(place < m->n_places);
+    return place;
+}
+
+/* The row that a change is undone with: saved, or the initial one of a row stored since. */
+static const float *saved_values(const struct table_slot *slot, uint32_t row, uint64_t feasign,
+                                 float *initial) {
+    const struct former *const saved = slot->motion->saved;
+    if (saved == NULL)
+        return NULL;
+    if (!former_is_born(saved, row))
+        return slab_row(&saved->values, row);
+    init_row(&saved->spec, slot->seed, feasign, initial);
+    return initial;
+}
+
+static void read_values(const struct table_slot *slot, uint32_t row, uint64_t feasign, float *to) {
+    const struct motion *const m = slot->motion;
+    float initial[LAYOUT_DIM_MAX];
+    const struct move_run run = {slab_row(&m->from->values, row), to, m->from->values.stride,
+                                 m->recast.after, 1};
+    recast_values(&m->recast, &run, saved_values(slot, row, feasign, initial));
+}
+
+static void read_side(const struct table_slot *slot, uint32_t row, uint32_t *to) {
+    static const float zeros[RECAST_SIDE_MAX];
+    const struct motion *const m = slot->motion;
+    const struct move_run run = {slab_row(&m->from->sides, row), (float *)to, m->from->sides.stride,
+                                 m->recast.side_after, 1};
+    const float *saved = NULL;
+    if (m->saved != NULL)
+        saved = former_is_born(m->saved, row) ? zeros : slab_row(&m->saved->sides, row);
+    recast_sides(&m->recast, &run, saved);
+}
+
+float *motion_values(const struct table_slot *slot, uint32_t row, uint64_t feasign, float *read) {
+    const struct motion *const m = slot->motion;
+    if (motion_is_home(m, row))
+        return slot_values(slot, row);
+    if (motion_is_ahead(m, row))
+        return slab_row(&m->values, place_of(m, row));
+    read_values(slot, row, feasign, read);
+    return read;
+}
+
+uint32_t *motion_side(const struct table_slot *slot, uint32_t row) {
+    const struct motion *const m = slot->motion;
+    if (!m->recast.sides_move || motion_is_home(m, row))
+        return slot_side(slot, row);
+    if (motion_is_ahead(m, row))
+        return slab_row(&m->sides, place_of(m, row));
+    return slab_row(&m->from->sides, row);
+}
+
+const uint32_t *motion_read_side(const struct table_slot *slot, uint32_t row, uint64_t feasign) {
+    const struct motion *const m = slot->motion;
+    if (!m->recast.sides_move || motion_is_home(m, row) || motion_is_ahead(m, row))
+        return motion_side(slot, row);
+    read_side(slot, row, (uint32_t *)m->read_side);
+    return (const uint32_t *)m->read_side;
+}
+
+static uint32_t place_new(struct motion *m, uint32_t row) {
+    const uint32_t place = m->n_places++;
+    index_put(&m->places, row, index_hash(&m->places, row), place);
+    if (row < m->from->rows)
+        bit_set(m->ahead, row);
+    return place;
+}
+
+void motion_put_ahead(struct table_slot *slot, uint32_t row, uint64_t feasign) {
+    struct motion *const m = slot->motion;
+    base_assert(!motion_is_home(m, row) && !motion_is_ahead(m, row));
+    const uint32_t place = m->n_places;
+    read_values(slot, row, feasign, slab_row(&m->values, place));
+    if (m->recast.sides_move)
+        read_side(slot, row, slab_row(&m->sides, place));
+    (void)place_new(m, row);
+}
+
+void motion_put_new(struct table_slot *slot, uint32_t row) {
+    struct motion *const m = slot->motion;
+    if (!motion_is_home(m, row))
+        (void)place_new(m, row);
+}

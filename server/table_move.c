@@ -1,0 +1,273 @@
+/* The sweep: rows come home in slices, and old memory goes where it is wanted. */
+#include "server/table_motion.h"
+
+#include <stdlib.h>
+
+enum {
+    BLOCK_ROWS = 256,  /* moved together: their cells are in the cache */
+    BORN_BUCKETS = 64, /* of the index, looked at in one step */
+    STEP_COST = 2000,  /* of a step that moves no rows, about */
+};
+
+/* Rows before this number have been there all the time: they move by their old cells alone. */
+static uint32_t plain_end(const struct motion *m) {
+    const uint32_t rows = m->from->rows;
+    return m->saved != NULL && m->saved->rows < rows ? m->saved->rows : rows;
+}
+
+/* ---- rows home ------------------------------------------------------------------------------- */
+
+static void bring_home(struct table_slot *slot, uint32_t row) {
+    const struct motion *const m = slot->motion;
+    const float *const values = motion_values(slot, row, 0, NULL);
+    memcpy(slot_values(slot, row), values, slot->values.stride * sizeof(float));
+    if (m->recast.sides_move)
+        memcpy(slot_side(slot, row), motion_side(slot, row), slot->sides.stride * sizeof(float));
+}
+
+/* Rows that stand side by side, whether they are ahead or not; those that are come after. */
+static void sweep_plain(struct table_slot *slot, uint32_t first, uint32_t n) {
+    struct motion *const m = slot->motion;
+    const struct former *const from = m->from, *const saved = m->saved;
+    const struct move_run values = {slab_row(&from->values, first), slot_values(slot, first),
+                                    from->values.stride, slot->values.stride, n};
+    recast_values(&m->recast, &values, saved != NULL ? slab_row(&saved->values, first) : NULL);
+    if (m->recast.sides_move) {
+        const struct move_run sides = {slab_row(&from->sides, first),
+                                       (float *)slot_side(slot, first), from->sides.stride,
+                                       slot->sides.stride, n};
+        recast_sides(&m->recast, &sides, saved != NULL ? slab_row(&saved->sides, first) : NULL);
+    }
+    for (uint32_t row = first; row < first + n; row++) {
+        if (bit_is_set(m->ahead, row))
+            bring_home(slot, row);
+    }
+}
+
+/* Rows stored since the undone change, or since this one: ahead, or else free, whose place in the
+ * chain of free rows is all that they have. */
+static void sweep_born(struct table_slot *slot, uint32_t first, uint32_t n) {
+    struct motion *const m = slot->motion;
+    for (uint32_t row = first; row < first + n; row++) {
+        if (motion_is_ahead(m, row)) {
+            bring_home(slot, row);
+            continue;
+        }
+        memset(slot_values(slot, row), 0, slot->values.stride * sizeof(float));
+        if (m->recast.sides_move) {
+            memset(slot_side(slot, row), 0, slot->sides.stride * sizeof(float));
+            *slot_side(slot, row) = *motion_side(slot, row);
+        }
+    }
+}
+
+static void at_most(uint32_t *n, uint32_t limit) {
+    if (*n > limit)
+        *n = limit;
+}
+
+/* A whole chunk, or as much of the first as rows need. */
+static dimfit_err reserve_home(struct slab *slab, uint32_t first, uint32_t rows) {
+    const uint64_t end = ((uint64_t)first / slab->chunk_rows + 1) * slab->chunk_rows;
+    return slab_reserve(slab, end < rows ? end : rows);
+}
+
+/* How many rows came home: 0 when there is no memory. */
+static uint32_t sweep(struct table_slot *slot, uint32_t limit) {
+    struct motion *const m = slot->motion;
+    const uint32_t first = m->next, plain = plain_end(m);
+    const bool sides = m->recast.sides_move;
+    if (reserve_home(&slot->values, first, slot->rows) != DIMFIT_OK ||
+        (sides && reserve_home(&slot->sides, first, slot->rows) != DIMFIT_OK))
+        return 0;
+    uint32_t n = (first < plain ? plain : slot->rows) - first;
+    at_most(&n, limit < BLOCK_ROWS ? limit : BLOCK_ROWS);
+    at_most(&n, slab_run(&slot->values, first));
+    at_most(&n, slab_run(&m->from->values, first));
+    if (sides) {
+        at_most(&n, slab_run(&slot->sides, first));
+        at_most(&n, slab_run(&m->from->sides, first));
+    }
+    if (first < plain)
+        sweep_plain(slot, first, n);
+    else
+        sweep_born(slot, first, n);
+    m->next += n;
+    return n;
+}
+
+void motion_keep_pace(struct table_slot *slot) {
+    const struct motion *const m = slot->motion;
+    while (m->born_found && m->next < slot->rows && (uint64_t)m->n_places * MOTION_PACE > m->next) {
+        if (sweep(slot, BLOCK_ROWS) == 0)
+            return; /* the next slice tries again */
+    }
+}
+
+/* ---- rows stored since the undone change ----------------------------------------------------- */
+
+/* Some buckets' worth. False: no memory. */
+static bool find_born(struct table_slot *slot) {
+    struct motion *const m = slot->motion;
+    /* Keys that found no room in the index would not be seen. */
+    if (slot->index.n_spare > 0 && index_reserve(&slot->index, 1) != DIMFIT_OK)
+        return false;
+    if (motion_reserve(slot, (uint64_t)BORN_BUCKETS * INDEX_KEYS) != DIMFIT_OK)
+        return false;
+    const struct index_bucket *bucket = NULL;
+    for (size_t n = 0; n < BORN_BUCKETS; n++) {
+        bucket = index_walk_next(&slot->index, &m->born);
+        if (bucket == NULL)
+            break;
+        for (unsigned k = 0; k < bucket->count; k++) {
+            const uint32_t row = bucket->rows[k];
+            if (row < INDEX_PENDING && former_is_born(m->saved, row) && !motion_is_ahead(m, row))
+                motion_put_ahead(slot, row, bucket->keys[k]);
+        }
+    }
+    if (bucket == NULL)
+        m->born_found = !index_walk_leave(&slot->index, &m->born);
+    return true;
+}
+
+/* ---- old memory ------------------------------------------------------------------------------ */
+
+/* One chunk of former rows that are done with. False: it can't be saved now. */
+static bool hand_on(struct table_slot *slot, struct former *former, struct slab *slab, uint32_t i,
+                    uint64_t at, struct slab *to) {
+    const struct table_spill *const io = slot->table->spill;
+    const size_t bytes = slab_chunk_bytes(slab, i);
+    if (former->kept && former->spill == NULL)
+        return true;
+    if (former->kept) {
+        const uint64_t offset = at + (uint64_t)i * SLAB_CHUNK_BYTES;
+        float *const chunk = slab_take(slab, i);
+        const void *const place = io->write(io->self, former->spill, chunk, bytes, offset);
+        slab_lend(slab, i, place != NULL ? (float *)place : chunk);
+        return place != NULL;
+    }
+    float *const chunk = slab_take(slab, i);
+    if (bytes != SLAB_CHUNK_BYTES || !slab_give(to, chunk, slot->rows))
+        slab_chunk_free(chunk, bytes);
+    return true;
+}
+
+static bool hand_on_passed(struct table_slot *slot, struct former *former, struct slab *slab,
+                           uint32_t *handed, uint64_t at, struct slab *to) {
+    const uint32_t next = slot->motion->next;
+    for (; *handed < slab->n_chunks; ++*handed) {
+        const uint64_t end = ((uint64_t)*handed + 1) * slab->chunk_rows;
+        if (next < former->rows && next < end)
+            return true;
+        if (!hand_on(slot, former, slab, *handed, at, to))
+            return false;
+    }
+    return true;
+}
+
+static bool hand_on_all(struct table_slot *slot) {
+    const struct motion *const m = slot->motion;
+    struct former *const from = m->from, *const saved = m->saved;
+    bool done = hand_on_passed(slot, from, &from->values, &from->values_handed, from->values_at,
+                               &slot->values) &&
+                hand_on_passed(slot, from, &from->sides, &from->sides_handed, from->sides_at,
+                               &slot->sides);
+    if (saved != NULL && saved->spill == NULL)
+        done = hand_on_passed(slot, saved, &saved->values, &saved->values_handed, 0,
+                              &slot->values) &&
+               hand_on_passed(slot, saved, &saved->sides, &saved->sides_handed, 0, &slot->sides) &&
+               done;
+    return done;
+}
+
+/* ---- slices ---------------------------------------------------------------------------------- */
+
+static void finish(struct table_slot *slot) {
+    struct motion *m = slot->motion;
+    former_destroy(&m->saved, slot->table->spill);
+    if (!slot->former->kept)
+        former_destroy(&slot->former, slot->table->spill);
+    motion_destroy(&slot->motion);
+    slot->table->n_moving--;
+    slot_count_bytes(slot);
+}
+
+/* What it cost, 0 when it could do nothing. */
+static size_t step(struct table_slot *slot, size_t budget) {
+    struct motion *const m = slot->motion;
+    if (!m->born_found)
+        return find_born(slot) ? 4 * STEP_COST : 0;
+    if (!hand_on_all(slot))
+        return 0;
+    if (m->next < slot->rows) {
+        const size_t cost = recast_cost(&m->recast), rows = budget / cost + 1;
+        return sweep(slot, rows < BLOCK_ROWS ? (uint32_t)rows : BLOCK_ROWS) * cost;
+    }
+    /* A chunk at a time: giving one back takes the system a while. */
+    if (!slab_truncate(&m->values, 0) && !slab_truncate(&m->sides, 0))
+        finish(slot);
+    return STEP_COST;
+}
+
+static struct table_slot *moving_slot(struct table *table) {
+    for (;; table->move_at++) {
+        if (table->move_at >= table->n_slots)
+            table->move_at = 0;
+        if (table->slots[table->move_at]->motion != NULL)
+            return table->slots[table->move_at];
+    }
+}
+
+bool table_move(struct table *table, size_t budget) {
+    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+    size_t spent = 0;
+    while (table->n_moving > 0 && spent < budget) {
+        const size_t cost = step(moving_slot(table), budget - spent);
+        if (cost == 0)
+            break;
+        spent += cost;
+    }
+    return table->n_moving > 0;
+}
+
+dimfit_err table_settle(struct table *table) {
+    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+    for (size_t i = 0; table->n_moving > 0 && i < table->n_slots; i++) {
+        struct table_slot *const slot = table->slots[i];
+        struct motion *const m = slot->motion;
+        while (m != NULL && !m->born_found) {
+            if (!find_born(slot))
+                return DIMFIT_ERR_NOMEM;
+        }
+        while (m != NULL && m->next < slot->rows) {
+            (void)hand_on_all(slot); /* or later */
+            if (sweep(slot, BLOCK_ROWS) == 0)
+                return DIMFIT_ERR_NOMEM;
+        }
+    }
+    return DIMFIT_OK;
+}
+
+bool table_in_motion(const struct table *table) {
+    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+    return table->n_moving > 0;
+}
+
+/* Chunks that have not gone elsewhere. */
+static uint64_t here(const struct slab *slab, uint32_t handed, bool gone) {
+    uint64_t bytes = slab_bytes(slab);
+    for (uint32_t i = 0; gone && i < handed; i++)
+        bytes -= slab_chunk_bytes(slab, i);
+    return bytes;
+}
+
+uint64_t former_bytes(const struct former *former) {
+    const bool gone = !former->kept || former->spill != NULL;
+    return here(&former->values, former->values_handed, gone) +
+           here(&former->sides, former->sides_handed, gone);
+}
+
+uint64_t motion_bytes(const struct motion *motion) {
+    return slab_bytes(&motion->values) + slab_bytes(&motion->sides) + index_bytes(&motion->places) +
+           (motion->saved != NULL ? former_bytes(motion->saved) : 0);
+}
