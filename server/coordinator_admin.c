@@ -260,7 +260,8 @@ static dimfit_err admin_scores(struct coordinator *c, const struct asker *asker,
     enum estimator estimator = c->search.id == 0 ? defaults.estimator : c->search.request.estimator;
     if (given != NULL && !json_is_null(given) &&
         !(json_is_string(given) && estimator_parse(json_string_value(given), &estimator)))
-        return err_set(detail, DIMFIT_ERR_INVALID, "--estimator is one of single step fisher row");
+        return err_set(detail, DIMFIT_ERR_INVALID,
+                       "--estimator is one of single step fisher row curvature taylor guarded");
     return gather(c, asker, GATHER_SCORES, estimator_name(estimator), scores_done, detail);
 }
 

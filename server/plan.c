@@ -29,6 +29,7 @@ static void work_fini(struct plan_work *work) {
         free(work->fitted[i].mean);
         free(work->fitted[i].N);
         free(work->fitted[i].norm);
+        free(work->fitted[i].squares);
     }
     free(work->fitted);
 }
@@ -163,6 +164,9 @@ static bool slot_index(const struct plan *plan, uint32_t slot, size_t *out) {
 static double add_step(enum estimator estimator, double so_far, double g) {
     switch (estimator) {
     case ESTIMATOR_SINGLE:
+    case ESTIMATOR_CURVATURE:
+    case ESTIMATOR_TAYLOR:
+    case ESTIMATOR_GUARDED:
         return so_far + g;
     case ESTIMATOR_STEP:
         return so_far + fabs(g);
@@ -190,8 +194,11 @@ static dimfit_err add_part(struct plan_work *work, const struct step_slot *part)
         basis_score(part, f->mean, f->N, turned);
         g = turned;
     }
-    for (size_t k = 0; k < s->before; k++)
+    for (size_t k = 0; k < s->before; k++) {
         s->g[k] = add_step(work->plan->request.estimator, s->g[k], g[k]);
+        if (f->squares != NULL)
+            f->squares[k] += g[k] * g[k];
+    }
     return DIMFIT_OK;
 }
 
@@ -206,9 +213,58 @@ static bool moments_kept(const struct stats *stats) {
     return true;
 }
 
+static bool second_order(enum estimator estimator) {
+    return estimator == ESTIMATOR_CURVATURE || estimator == ESTIMATOR_TAYLOR ||
+           estimator == ESTIMATOR_GUARDED;
+}
+
+static dimfit_err open_squares(struct plan_work *work) {
+    for (size_t i = 0; i < work->plan->n_slots; i++) {
+        if ((work->fitted[i].squares = new_values(work->plan->slots[i].before)) == NULL)
+            return plan_nomem(work);
+    }
+    return DIMFIT_OK;
+}
+
+/* What the loss, summed over the scored samples, would gain by dropping a unit, to the second
+ * order: -G + F / 2 with G = sum of the steps' g and F the empirical Fisher information of the
+ * mask, the sum over samples of their own g squared, for which the spread of the steps stands,
+ * since samples are independent. F is the variance of G as well: what of G is within two standard
+ * errors is no more than noise, and `guarded` takes it for 0. */
+static double loss_change(enum estimator estimator, double sum, double squares, double steps) {
+    const double noise = 2;
+    const double fisher = fmax(squares - sum * sum / steps, 0) * steps / (steps - 1);
+    double slope = 0;
+    if (estimator == ESTIMATOR_TAYLOR)
+        slope = sum;
+    else if (estimator == ESTIMATOR_GUARDED)
+        slope = copysign(fmax(fabs(sum) - noise * sqrt(fisher), 0), sum);
+    return fisher / 2 - slope;
+}
+
+static dimfit_err take_loss_changes(struct plan_work *work, size_t steps) {
+    struct plan *const plan = work->plan;
+    if (steps < 2)
+        return err_set(work->detail, DIMFIT_ERR_STATE,
+                       "estimator %s needs the spread of two scored steps at least, and there is "
+                       "%zu; score in smaller steps",
+                       estimator_name(plan->request.estimator), steps);
+    for (size_t i = 0; i < plan->n_slots; i++) {
+        struct plan_slot *const s = &plan->slots[i];
+        for (size_t k = 0; k < s->before; k++)
+            s->g[k] = loss_change(plan->request.estimator, s->g[k], work->fitted[i].squares[k],
+                                  (double)steps);
+    }
+    return DIMFIT_OK;
+}
+
 static dimfit_err add_steps(struct plan_work *work, bool *scored) {
     const struct stats *const stats = work->stats;
-    dimfit_err err = DIMFIT_OK;
+    const bool squares = second_order(work->plan->request.estimator);
+    dimfit_err err = squares ? open_squares(work) : DIMFIT_OK;
+    size_t steps = 0;
+    if (err != DIMFIT_OK)
+        return err;
     if (work->plan->request.basis != BASIS_AXIS && !moments_kept(stats)) {
         if (plan_needs(work, DIMFIT_NEEDS_SCORES))
             return err_set(work->detail, DIMFIT_ERR_STATE,
@@ -220,12 +276,13 @@ static dimfit_err add_steps(struct plan_work *work, bool *scored) {
         const struct step_stats *const step = &stats->steps[t];
         if (stats_step_evicted(stats, step->step))
             continue;
+        steps += step->n_slots > 0;
         for (size_t i = 0; i < step->n_slots && err == DIMFIT_OK; i++) {
             *scored = true;
             err = add_part(work, &step->slots[i]);
         }
     }
-    return err;
+    return err == DIMFIT_OK && squares && steps > 0 ? take_loss_changes(work, steps) : err;
 }
 
 static void take_row_scores(struct plan_work *work, bool *scored) {
@@ -239,7 +296,8 @@ static void take_row_scores(struct plan_work *work, bool *scored) {
     }
 }
 
-/* s_ik = |g_ik| / sum over all units of |g|; zeros where nothing was scored. */
+/* s_ik = |g_ik| / sum over all units of |g|; zeros where nothing was scored. A loss change keeps
+ * its sign: a unit that harms comes after one that does nothing. */
 static dimfit_err normalise(struct plan_work *work) {
     struct plan *const plan = work->plan;
     double total = 0;
@@ -259,7 +317,7 @@ static dimfit_err normalise(struct plan_work *work) {
     for (size_t i = 0; total > 0 && i < plan->n_slots; i++) {
         struct plan_slot *const s = &plan->slots[i];
         for (size_t k = 0; k < s->before; k++)
-            s->s[k] = fabs(s->g[k]) / total;
+            s->s[k] = (second_order(plan->request.estimator) ? s->g[k] : fabs(s->g[k])) / total;
     }
     return DIMFIT_OK;
 }

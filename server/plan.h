@@ -14,7 +14,14 @@
 #include "server/strategy_host.h"
 #include "server/trials.h"
 
-#define PLAN_ESTIMATOR_MAP(X) X(SINGLE, "single") X(STEP, "step") X(FISHER, "fisher") X(ROW, "row")
+#define PLAN_ESTIMATOR_MAP(X)                                                                      \
+    X(SINGLE, "single")                                                                            \
+    X(STEP, "step")                                                                                \
+    X(FISHER, "fisher")                                                                            \
+    X(ROW, "row")                                                                                  \
+    X(CURVATURE, "curvature")                                                                      \
+    X(TAYLOR, "taylor")                                                                            \
+    X(GUARDED, "guarded")
 #define PLAN_BASIS_MAP(X)     X(AXIS, "axis") X(ROTATED, "rotated")
 #define PLAN_COUNT_MAP(X)     X(PARAMS, "params") X(DIMS, "dims")
 #define PLAN_RANK_MAP(X)      X(SCORE, "score") X(DENSITY, "density")

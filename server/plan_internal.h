@@ -11,6 +11,8 @@ struct plan_fitted {
     const struct slot_stats *stats; /* NULL for a slot newer than the statistics: no rows */
     double *mean, *N;               /* NULL in the axis basis */
     double *norm;                   /* NULL unless the strategy needs it */
+    double *
+        squares; /* sum over steps of g squared; NULL unless the estimator is of the second order */
 };
 
 struct plan_work {

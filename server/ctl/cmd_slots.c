@@ -118,7 +118,9 @@ static int fetch_scores(struct ctl *ctl, const char *estimator, json_t **out) {
 
 int cmd_scores(struct ctl *ctl, int argc, char **argv) {
     static const struct argp_option options[] = {
-        {"estimator", 'e', "E", 0, "single, step, fisher or row (that of the last search, or step)",
+        {"estimator", 'e', "E", 0,
+         "single, step, fisher, row, curvature, taylor or guarded (that of the last search, or "
+         "step)",
          0},
         {"csv", 'c', "FILE", OPTION_ARG_OPTIONAL, "A line a unit, to FILE or standard output", 0},
         {"svg", 's', "FILE", 0, "Draw a heat map; - is standard output", 0},

@@ -14,6 +14,7 @@ from conftest import PYTHON_DIR
 sys.path.insert(0, str(PYTHON_DIR))
 import dimfit  # noqa: E402
 
+SECOND_ORDER = ("curvature", "taylor", "guarded")  # estimators whose scores have a sign
 DIMS = {1: 4, 2: 6, 3: 3}  # slot -> dim
 ROWS = {1: 40, 2: 25, 3: 60}
 WHOLE = sum(DIMS[i] * ROWS[i] for i in DIMS)
@@ -73,6 +74,8 @@ class World:
 
     def sums(self, estimator, turn=None):
         """The estimator's value for each unit."""
+        if estimator in SECOND_ORDER:
+            return self.loss_changes(estimator, turn)
         total = {i: np.zeros(d) for i, d in DIMS.items()}
         for step in self.parts(turn):
             for i, (part, pick) in step.items():
@@ -91,6 +94,16 @@ class World:
             return {i: np.sqrt(g) for i, g in total.items()}
         return {i: np.abs(g) for i, g in total.items()}
 
+    def loss_changes(self, estimator, turn):
+        steps = [{i: part.sum(0) for i, (part, _) in step.items()} for step in self.parts(turn)]
+        out = {}
+        for i, d in DIMS.items():
+            g = np.array([step.get(i, np.zeros(d)) for step in steps])
+            slope, fisher = g.sum(0), len(g) * g.var(0, ddof=1)
+            beyond = np.sign(slope) * np.maximum(np.abs(slope) - 2 * np.sqrt(fisher), 0)
+            out[i] = fisher / 2 - {"curvature": 0, "taylor": slope, "guarded": beyond}[estimator]
+        return out
+
     def scores(self, estimator, turn=None):
         return shares(self.sums(estimator, turn))
 
@@ -106,7 +119,7 @@ class World:
 
 
 def shares(sums):
-    total = sum(g.sum() for g in sums.values())
+    total = sum(np.abs(g).sum() for g in sums.values())
     return {i: g / total for i, g in sums.items()}
 
 
@@ -158,7 +171,7 @@ def filled(standalone, connect, world):
 # ---- scores --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", ["single", "step", "fisher", "row"])
+@pytest.mark.parametrize("estimator", ["single", "step", "fisher", "row", *SECOND_ORDER])
 def test_scores_are_numpys_on_any_shard_count(filled, world, estimator):
     want = flat(world.scores(estimator))
     results = []
@@ -169,12 +182,12 @@ def test_scores_are_numpys_on_any_shard_count(filled, world, estimator):
         assert {i: s.dtype for i, s in got.items()} == {i: np.float64 for i in DIMS}
         results.append(flat(got))
         np.testing.assert_allclose(results[-1], want, rtol=0, atol=1e-6 * want.max())
-        assert abs(results[-1].sum() - 1) < 1e-12
+        assert abs(np.abs(results[-1]).sum() - 1) < 1e-12
     for result in results[1:]:
         np.testing.assert_allclose(result, results[0], rtol=0, atol=1e-9 * want.max())
 
 
-@pytest.mark.parametrize("estimator", ["single", "step", "fisher"])
+@pytest.mark.parametrize("estimator", ["single", "step", "fisher", *SECOND_ORDER])
 def test_scores_are_the_same_when_workers_share_the_steps(filled, world, connect, estimator):
     c = filled(3)
     world.score(c)
@@ -315,7 +328,7 @@ def test_scores_are_the_derivatives_by_the_masks(even, standalone, connect, rng)
 # ---- plans ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("estimator", ["single", "step", "fisher"])
+@pytest.mark.parametrize("estimator", ["single", "step", "fisher", *SECOND_ORDER])
 def test_rotated_scores_are_numpys_in_rotated_coordinates(filled, world, estimator):
     plan = scored_plan(filled(3), world, kappa=0.5, basis="rotated", estimator=estimator)
     principal = world.principal()

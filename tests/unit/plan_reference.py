@@ -9,6 +9,7 @@ import sys
 import numpy as np
 
 TOLERANCE = 1e-8
+SECOND_ORDER = ("curvature", "taylor", "guarded")  # loss changes: their scores keep the sign
 
 
 def close(name, got, want):
@@ -63,6 +64,13 @@ def estimate(scene, index, mean, vectors):
         return np.abs(steps).sum(axis=0)
     if estimator == "fisher":
         return np.sqrt((steps**2).sum(axis=0))
+    if estimator in SECOND_ORDER:
+        slope, fisher = steps.sum(axis=0), len(steps) * steps.var(axis=0, ddof=1)
+        if estimator == "curvature":
+            slope = 0
+        if estimator == "guarded":
+            slope = np.sign(slope) * np.maximum(np.abs(slope) - 2 * np.sqrt(fisher), 0)
+        return fisher / 2 - slope
     return by_row
 
 
@@ -95,7 +103,8 @@ def check(scene):
     fits = [fit(slot, scene["basis"]) for slot in scene["slots"]]
     g = [estimate(scene, i, mean, vectors) for i, (mean, _, vectors) in enumerate(fits)]
     total = sum(np.abs(values).sum() for values in g)
-    scores = [np.abs(values) / total for values in g]
+    signed = scene["estimator"] in SECOND_ORDER
+    scores = [(values if signed else np.abs(values)) / total for values in g]
     keep, whole = select(scene, scores)
     kept_score = kept_cost = 0
     for i, (slot, made) in enumerate(zip(scene["slots"], plan["slots"])):

@@ -220,8 +220,8 @@ static void an_unknown_word_is_refused_with_the_choices(void **state) {
     result = run(NULL, "scores", "--estimator", "steps", NULL);
     fails_with(
         &result, EXIT_USAGE,
-        "dimfitctl: --estimator: \"steps\" is not one of single, step, fisher or row. --help "
-        "lists the options.\n");
+        "dimfitctl: --estimator: \"steps\" is not one of single, step, fisher, row, curvature, "
+        "taylor or guarded. --help lists the options.\n");
     result = run(NULL, "serach", NULL);
     fails_with(&result, EXIT_USAGE,
                "dimfitctl: command: there is no command \"serach\", did you mean search? --help "

@@ -200,7 +200,8 @@ class Client:
 
     def scores(self, estimator: str | None = None) -> dict[int, np.ndarray]:
         """slot -> share of all score that each stored dimension has, float64 (width,), as pushed so
-        far. estimator: "single", "step", "fisher" or "row"; None: the last search's."""
+        far. estimator: "single", "step", "fisher", "row", "curvature",
+        "taylor" or "guarded"; None: the last search's."""
         reply = self.admin("scores", {"estimator": estimator})
         return {slot["id"]: np.array(slot["s"], np.float64) for slot in reply["slots"]}
 
