@@ -106,16 +106,21 @@ uint32_t change_width_after(const struct change *change, const struct change_slo
     return change->undoes != 0 ? slot->from : slot->to;
 }
 
-dimfit_err change_undo(const struct change *change, uint64_t to_epoch, struct change **out) {
-    base_assert(change->undoes == 0);
+dimfit_err change_copy(const struct change *change, struct change **out) {
     struct buf bytes;
     buf_init(&bytes);
     change_encode(change, &bytes);
-    struct change *undo = NULL;
     dimfit_err err = buf_status(&bytes);
     if (err == DIMFIT_OK)
-        err = change_decode(bytes.data, bytes.len, &undo, NULL);
+        err = change_decode(bytes.data, bytes.len, out, NULL);
     buf_fini(&bytes);
+    return err;
+}
+
+dimfit_err change_undo(const struct change *change, uint64_t to_epoch, struct change **out) {
+    base_assert(change->undoes == 0);
+    struct change *undo = NULL;
+    const dimfit_err err = change_copy(change, &undo);
     if (err != DIMFIT_OK)
         return err;
     undo->from_epoch = undo->undoes = change->to_epoch;

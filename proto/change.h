@@ -52,6 +52,7 @@ struct change {
 dimfit_err change_new(uint64_t from_epoch, uint64_t to_epoch, size_t n_slots, struct change **out)
     MUST_CHECK; /* slots zeroed, arrays to be filled with change_slot_alloc() */
 void change_destroy(struct change **change);
+dimfit_err change_copy(const struct change *change, struct change **out) MUST_CHECK;
 
 /* Stored widths of the rows before and after, whichever way the change goes. */
 uint32_t change_width_before(const struct change *change, const struct change_slot *slot);

@@ -58,6 +58,8 @@ enum { CONFIG_PATH_MAX = 1023 };
       "When, each day (UTC), rows go that their slot's expire_days or expire_shows say")           \
     X(eviction_log, PATH, 0, 0, "", "eviction-log", "FILE",                                        \
       "Append the rows that shrinks evict to this file, as CSV; empty: none")                      \
+    X(audit_log, PATH, 0, 0, "", "audit-log", "FILE",                                              \
+      "Append a line of JSON on each step of a search and who had it done; empty: none")           \
     X(log_level, LEVEL, 0, 0, "info", "log-level", "LEVEL", "error, warn, info or debug")          \
     X(strategies, PATH, 0, 0, "", "strategies", "DIR", "Folder of the strategy plugins")
 
@@ -140,6 +142,7 @@ struct config {
     double scoring_timeout, prepare_timeout; /* seconds */
     int32_t shrink_at;                       /* minutes after midnight UTC; -1: off */
     char eviction_log[CONFIG_PATH_MAX + 1];  /* "": none */
+    char audit_log[CONFIG_PATH_MAX + 1];     /* "": none */
     enum log_level log_level;
     char strategies[CONFIG_PATH_MAX + 1];
 

@@ -2,11 +2,7 @@
 
 #include "server/log.h"
 
-#define XXH_INLINE_ALL
 #include <stdlib.h>
-#include <xxhash.h>
-
-#define STATE_MAGIC 0x3174536d69646400ull /* "\0ddimSt1" */
 
 struct asker asker_of(const struct route *from, const struct wire_header *header) {
     return (struct asker){.route = *from, .kind = header->kind, .request = header->request};
@@ -15,8 +11,8 @@ struct asker asker_of(const struct route *from, const struct wire_header *header
 bool coordinator_frozen(const struct coordinator *c) {
     const enum wire_phase phase = c->search.phase;
     return c->search.freeze &&
-           (phase == PHASE_SCORING ||
-            (!c->search.plan_only && (phase == PHASE_PLANNING || phase == PHASE_PREPARING)));
+           (phase == PHASE_SCORING || (!c->search.plan_only && !c->apply.dry_run &&
+                                       (phase == PHASE_PLANNING || phase == PHASE_PREPARING)));
 }
 
 void coordinator_reply(struct coordinator *c, const struct asker *to, struct wire_header *reply,
@@ -36,39 +32,6 @@ void coordinator_answer(struct coordinator *c, const struct asker *to, dimfit_er
     if (detail != NULL)
         reply.detail = *detail;
     coordinator_reply(c, to, &reply, body, len);
-}
-
-/* Everything that must survive a restart of the coordinator: magic, checksum, the layout. */
-dimfit_err coordinator_save(struct coordinator *c, const struct layout *layout,
-                            struct err_detail *detail) {
-    if (c->io.save == NULL)
-        return DIMFIT_OK;
-    struct buf body, state;
-    buf_init(&body);
-    buf_init(&state);
-    layout_encode(layout, &body);
-    buf_put_u64(&state, STATE_MAGIC);
-    buf_put_u64(&state, body.failed ? 0 : XXH3_64bits(body.data, body.len));
-    buf_put(&state, body.data, body.len);
-    dimfit_err err = body.failed ? DIMFIT_ERR_NOMEM : buf_status(&state);
-    if (err == DIMFIT_OK)
-        err = c->io.save(c->io.self, state.data, state.len, detail);
-    else
-        err_set(detail, err, "no memory to save the layout");
-    buf_fini(&body);
-    buf_fini(&state);
-    return err;
-}
-
-static dimfit_err state_load(const void *bytes, size_t len, struct layout **out,
-                             struct err_detail *detail) {
-    struct reader r = reader_of(bytes, len);
-    const uint64_t magic = reader_u64(&r), sum = reader_u64(&r);
-    if (r.failed || magic != STATE_MAGIC)
-        return err_set(detail, DIMFIT_ERR_VERSION, "the state file is not one of this version");
-    if (XXH3_64bits(r.data, r.left) != sum)
-        return err_set(detail, DIMFIT_ERR_IO, "the state file is damaged (checksum)");
-    return layout_decode(r.data, r.left, out, detail);
 }
 
 /* What a slot keeps for life; its width is the searches' to change. */
@@ -129,12 +92,12 @@ dimfit_err coordinator_new(const struct coordinator_options *options,
     if (c->members != NULL)
         err = cluster_map_new(options->shards, &c->map);
     if (err == DIMFIT_OK)
-        err = state != NULL ? state_load(state, len, &c->layout, detail)
+        err = state != NULL ? coordinator_load(c, state, len, detail)
                             : layout_new(0, options->seed, &c->layout);
     if (err == DIMFIT_OK)
         err = add_configured(c, detail);
     if (err == DIMFIT_OK)
-        err = coordinator_save(c, c->layout, detail);
+        err = coordinator_save(c, c->layout, &c->undo, detail);
     if (err != DIMFIT_OK) {
         coordinator_destroy(&c);
         return err;
@@ -153,6 +116,9 @@ void coordinator_destroy(struct coordinator **coordinator) {
     op_list_destroy(c);
     barrier_list_destroy(c);
     search_fini(c);
+    apply_fini(c);
+    undo_fini(&c->undo);
+    kept_plans_fini(&c->plans);
     shrink_fini(c);
     layout_destroy(&c->layout);
     cluster_map_destroy(&c->map);
@@ -254,6 +220,7 @@ void coordinator_tick(struct coordinator *coordinator) {
     catch_up_tick(c, now);
     search_tick(c, now);
     search_trial_tick(c, now);
+    apply_tick(c, now);
     shrink_tick(c, now);
 }
 

@@ -15,10 +15,11 @@
 
 struct coordinator;
 
-/* Who asked: a ROUTER identity. */
+/* Who asked: a ROUTER identity, and the address it came from where that is known. */
 struct route {
     uint8_t len;
     uint8_t id[255];
+    char peer[48];
 };
 
 /* A plan to be made away from the coordinator's thread: inputs owned by the job, then its result.
@@ -46,8 +47,14 @@ struct coordinator_io {
     int64_t (*now_ms)(void *self); /* monotonic */
     int64_t (*wall_s)(void *self); /* seconds since 1970-01-01, UTC */
     /* Make the state durable: when it returns DIMFIT_OK, coordinator_new() will be given it after
-     * any crash. May be NULL: nothing is kept. */
+     * any crash. May be NULL, with save_plan: nothing is kept. */
     dimfit_err (*save)(void *self, const void *bytes, size_t len, struct err_detail *detail);
+    /* The same of a plan, given to coordinator_restore_plan() after any crash; bytes NULL: it is
+     * gone. */
+    dimfit_err (*save_plan)(void *self, uint64_t id, const void *bytes, size_t len,
+                            struct err_detail *detail);
+    /* Append a line to the audit log, some time soon. May be NULL: there is none. */
+    void (*audit)(void *self, const char *line);
     /* Keep the trials of a search that runs (len 0: forget them), and give them back to one that
      * is started in its place. Both may be NULL: none are kept. kept_trials is NOT_FOUND when there
      * are none. */
@@ -79,6 +86,9 @@ dimfit_err coordinator_new(const struct coordinator_options *options,
                            const struct coordinator_io *io, const void *state, size_t len,
                            struct coordinator **out, struct err_detail *detail) MUST_CHECK;
 void coordinator_destroy(struct coordinator **coordinator);
+/* To a new one, each of the plans that save_plan() was given: VERSION or IO, and it is left out. */
+dimfit_err coordinator_restore_plan(struct coordinator *coordinator, const void *bytes, size_t len,
+                                    struct err_detail *detail) MUST_CHECK;
 
 void coordinator_receive(struct coordinator *coordinator, const struct route *from,
                          const struct wire_header *header, const uint8_t *body, size_t len);

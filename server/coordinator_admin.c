@@ -265,28 +265,16 @@ static dimfit_err admin_scores(struct coordinator *c, const struct asker *asker,
     return gather(c, asker, GATHER_SCORES, estimator_name(estimator), scores_done, detail);
 }
 
-static dimfit_err admin_search_start(struct coordinator *c, const struct asker *asker,
-                                     const json_t *args, struct err_detail *detail) {
-    return search_start(c, asker, args, detail);
-}
-
 static dimfit_err admin_search_status(struct coordinator *c, const struct asker *asker,
                                       const json_t *args, struct err_detail *detail) {
     admin_answer(c, asker, search_status_json(c));
     return DIMFIT_OK;
 }
 
-static dimfit_err admin_search_plan(struct coordinator *c, const struct asker *asker,
-                                    const json_t *args, struct err_detail *detail) {
-    return search_plan(c, asker, detail);
-}
-
-static dimfit_err admin_search_apply(struct coordinator *c, const struct asker *asker,
+static dimfit_err admin_search_plans(struct coordinator *c, const struct asker *asker,
                                      const json_t *args, struct err_detail *detail) {
-    const dimfit_err err = search_apply(c, detail);
-    if (err == DIMFIT_OK)
-        admin_answer(c, asker, search_status_json(c));
-    return err;
+    admin_answer(c, asker, plans_json(c));
+    return DIMFIT_OK;
 }
 
 static dimfit_err admin_search_abort(struct coordinator *c, const struct asker *asker,
@@ -295,11 +283,6 @@ static dimfit_err admin_search_abort(struct coordinator *c, const struct asker *
     if (err == DIMFIT_OK)
         admin_answer(c, asker, search_status_json(c));
     return err;
-}
-
-static dimfit_err admin_shrink(struct coordinator *c, const struct asker *asker, const json_t *args,
-                               struct err_detail *detail) {
-    return shrink_start(c, asker, args, detail);
 }
 
 static dimfit_err admin_shrink_status(struct coordinator *c, const struct asker *asker,
@@ -318,20 +301,24 @@ static dimfit_err admin_shutdown(struct coordinator *c, const struct asker *aske
 static const struct {
     const char *name;
     admin_handler *handler;
+    bool audited;
 } commands[] = {
-    {"status", admin_status},
-    {"stats", admin_stats},
-    {"slots", admin_slots},
-    {"scores", admin_scores},
-    {"strategies", admin_strategies},
-    {"search start", admin_search_start},
-    {"search status", admin_search_status},
-    {"search plan", admin_search_plan},
-    {"search apply", admin_search_apply},
-    {"search abort", admin_search_abort},
-    {"shrink", admin_shrink},
-    {"shrink status", admin_shrink_status},
-    {"shutdown", admin_shutdown},
+    {"status", admin_status, false},
+    {"stats", admin_stats, false},
+    {"slots", admin_slots, false},
+    {"scores", admin_scores, false},
+    {"strategies", admin_strategies, false},
+    {"search start", search_start, true},
+    {"search status", admin_search_status, false},
+    {"search plan", search_plan, false},
+    {"search plans", admin_search_plans, false},
+    {"search apply", search_apply, true},
+    {"search rollback", search_rollback, true},
+    {"search discard", search_discard, true},
+    {"search abort", admin_search_abort, true},
+    {"shrink", shrink_start, true},
+    {"shrink status", admin_shrink_status, false},
+    {"shutdown", admin_shutdown, true},
 };
 
 void admin_request(struct coordinator *c, const struct route *from,
@@ -339,10 +326,14 @@ void admin_request(struct coordinator *c, const struct route *from,
     const struct asker asker = asker_of(from, header);
     struct err_detail detail = {{0}};
     admin_handler *handler = NULL;
+    bool audited = false;
     for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
-        if (strcmp(commands[i].name, header->name) == 0)
+        if (strcmp(commands[i].name, header->name) == 0) {
             handler = commands[i].handler;
+            audited = commands[i].audited;
+        }
     }
+    audit_set_who(c, from, header);
     json_error_t error;
     json_t *const args = len == 0
                              ? json_object()
@@ -356,6 +347,8 @@ void admin_request(struct coordinator *c, const struct route *from,
                       header->name);
     else
         err = handler(c, &asker, args, &detail);
+    if (audited)
+        audit_command(c, header->name, args, err, &detail);
     json_decref(args);
     if (err != DIMFIT_OK)
         coordinator_answer(c, &asker, err, &detail, NULL, 0);

@@ -1,9 +1,12 @@
 #include "server/coordinator_host.h"
 
+#include "server/audit_log.h"
 #include "server/frames.h"
 #include "server/log.h"
 #include "server/state_file.h"
 #include "server/trial_file.h"
+
+#define PLAN_PREFIX "plan-"
 
 enum {
     HOST_MAGIC = 0x43484f53,
@@ -25,6 +28,7 @@ struct host {
     zsock_t *pipe;
     void *router;
     zactor_t *planner;
+    zactor_t *audit_log; /* NULL: none */
     struct state_file *state;
     struct coordinator *coordinator;
     bool stop;
@@ -82,7 +86,21 @@ static int64_t host_wall_s(void *self) {
 
 static dimfit_err host_save(void *self, const void *bytes, size_t len, struct err_detail *detail) {
     struct host *const host = self;
-    return state_file_write(host->state, bytes, len, detail);
+    return state_file_write(host->state, STATE_FILE_NAME, bytes, len, detail);
+}
+
+static dimfit_err host_save_plan(void *self, uint64_t id, const void *bytes, size_t len,
+                                 struct err_detail *detail) {
+    struct host *const host = self;
+    char name[64];
+    snprintf(name, sizeof name, PLAN_PREFIX "%llu", (unsigned long long)id);
+    return bytes == NULL ? state_file_remove(host->state, name, detail)
+                         : state_file_write(host->state, name, bytes, len, detail);
+}
+
+static void host_audit(void *self, const char *line) {
+    struct host *const host = self;
+    audit_log_send(host->audit_log, line);
 }
 
 static dimfit_err host_keep_trials(void *self, const void *bytes, size_t len,
@@ -136,7 +154,55 @@ static dimfit_err open_state(struct host *host, struct buf *state, struct err_de
     if (host->options->data_dir[0] == 0)
         return DIMFIT_ERR_NOT_FOUND;
     const dimfit_err err = state_file_open(host->options->data_dir, &host->state, detail);
-    return err != DIMFIT_OK ? err : state_file_read(host->state, state, detail);
+    return err != DIMFIT_OK ? err : state_file_read(host->state, STATE_FILE_NAME, state, detail);
+}
+
+static void restore_plan(void *self, const char *name) {
+    struct host *const host = self;
+    struct err_detail detail = {{0}};
+    struct buf bytes;
+    buf_init(&bytes);
+    dimfit_err err = state_file_read(host->state, name, &bytes, &detail);
+    if (err == DIMFIT_OK)
+        err = coordinator_restore_plan(host->coordinator, bytes.data, bytes.len, &detail);
+    if (err != DIMFIT_OK)
+        log_warn("coordinator", "%s/%s is left out: %s", host->options->data_dir, name,
+                 detail.text[0] != 0 ? detail.text : err_text(err));
+    buf_fini(&bytes);
+}
+
+/* state: NULL for a new cluster. */
+static dimfit_err start_core(struct host *host, const struct buf *state,
+                             struct err_detail *detail) {
+    static const uint8_t nothing;
+    const bool durable = host->state != NULL;
+    const struct coordinator_io io = {
+        .self = host,
+        .send = host_send,
+        .now_ms = host_now_ms,
+        .wall_s = host_wall_s,
+        .save = durable ? host_save : NULL,
+        .save_plan = durable ? host_save_plan : NULL,
+        .keep_trials = durable ? host_keep_trials : NULL,
+        .kept_trials = durable ? host_kept_trials : NULL,
+        .audit = host->audit_log != NULL ? host_audit : NULL,
+        .plan = host_plan,
+        .stop = host_stop,
+    };
+    const dimfit_err err = coordinator_new(&host->options->coordinator, &io,
+                                           state == NULL     ? NULL
+                                           : state->len == 0 ? &nothing
+                                                             : state->data,
+                                           state == NULL ? 0 : state->len, &host->coordinator,
+                                           detail);
+    if (err != DIMFIT_OK && state != NULL) {
+        const struct err_detail why = *detail;
+        err_set(detail, err, "%.180s/%s: %.180s", host->options->data_dir, STATE_FILE_NAME,
+                why.text);
+    }
+    if (err == DIMFIT_OK && durable)
+        state_file_each(host->state, PLAN_PREFIX, restore_plan, host);
+    return err;
 }
 
 static dimfit_err open_host(struct host *host, struct err_detail *detail) {
@@ -146,27 +212,10 @@ static dimfit_err open_host(struct host *host, struct err_detail *detail) {
     dimfit_err err = found == DIMFIT_ERR_NOT_FOUND ? DIMFIT_OK : found;
     if (err == DIMFIT_OK)
         err = listen_at(host, detail);
-    if (err == DIMFIT_OK) {
-        const struct coordinator_io io = {
-            .self = host,
-            .send = host_send,
-            .now_ms = host_now_ms,
-            .wall_s = host_wall_s,
-            .save = host->state != NULL ? host_save : NULL,
-            .keep_trials = host->state != NULL ? host_keep_trials : NULL,
-            .kept_trials = host->state != NULL ? host_kept_trials : NULL,
-            .plan = host_plan,
-            .stop = host_stop,
-        };
-        err = coordinator_new(&host->options->coordinator, &io,
-                              found == DIMFIT_OK ? state.data : NULL, state.len, &host->coordinator,
-                              detail);
-        if (err != DIMFIT_OK && found == DIMFIT_OK) {
-            const struct err_detail why = *detail;
-            err_set(detail, err, "%.180s/%s: %.180s", host->options->data_dir, STATE_FILE_NAME,
-                    why.text);
-        }
-    }
+    if (err == DIMFIT_OK && host->options->audit_log[0] != 0)
+        err = audit_log_start(host->options->audit_log, &host->audit_log, detail);
+    if (err == DIMFIT_OK)
+        err = start_core(host, found == DIMFIT_OK ? &state : NULL, detail);
     buf_fini(&state);
     if (err == DIMFIT_OK) {
         host->planner = zactor_new(planner_actor, NULL);
@@ -230,6 +279,7 @@ static void host_actor(zsock_t *pipe, void *args) {
         run(host);
     zactor_destroy(&host->planner);
     coordinator_destroy(&host->coordinator);
+    zactor_destroy(&host->audit_log);
     if (host->router != NULL)
         zmq_close(host->router);
     state_file_close(&host->state);

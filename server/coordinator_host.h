@@ -13,8 +13,9 @@
 #include <czmq.h>
 
 struct coordinator_host_options {
-    const char *bind;     /* port * is a free one */
-    const char *data_dir; /* "" keeps nothing */
+    const char *bind;      /* port * is a free one */
+    const char *data_dir;  /* "" keeps nothing */
+    const char *audit_log; /* "": none */
     struct coordinator_options coordinator;
 };
 

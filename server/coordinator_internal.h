@@ -7,6 +7,7 @@
 #include "server/coordinator.h"
 #include "server/figures.h"
 #include "server/hello.h"
+#include "server/kept_plan.h"
 #include "server/shrink_rules.h"
 
 #include <jansson.h>
@@ -16,6 +17,7 @@ enum {
     SILENT_AFTER_MS = 5000, /* shards send a heartbeat every second */
     PAUSE_MS = 1000,        /* ticks come several times a second */
     OPS_MAX = 256,          /* under way, when another is asked for from outside */
+    WHO_MAX = 96,
 };
 
 /* A request that is answered later. */
@@ -30,7 +32,8 @@ struct member {
     struct route route;
     uint64_t identity; /* of the shard's life; a new one is a new shard */
     uint64_t pid, epoch, samples;
-    bool full; /* it leaves scores out for want of memory */
+    bool full;       /* it leaves scores out for want of memory */
+    uint64_t moving; /* rows that the last commit has yet to move there */
     int64_t seen_ms;
 };
 
@@ -122,13 +125,34 @@ struct search {
     int64_t timeout_ms, progress_ms, phase_ms;
     double seconds_scoring, seconds_planning, seconds_apply;
     struct trying trying;
-    struct plan *plan;
-    struct layout *layout; /* prepared */
+    char who[WHO_MAX]; /* gave the command that it follows */
     dimfit_err err;
     struct err_detail detail;
     size_t n_plan_askers;
     struct asker plan_askers[8];
 };
+
+/* A change on its way into force, while the search is preparing. */
+struct apply {
+    uint64_t plan;        /* whose change it is, or whose it takes back */
+    bool undoes, dry_run; /* takes the last commit back; asks the shards and changes nothing */
+    enum wire_phase back; /* where a dry run goes back to */
+    struct asker asker;   /* of a dry run, and who that is: */
+    char who[WHO_MAX];
+    struct change *change; /* NULL once it can be undone */
+    struct layout *layout; /* that it makes; NULL past the commit point */
+    uint64_t awaited;      /* the operation whose end it goes on from */
+    int64_t repeat_ms;     /* when shards are asked again, 0: they are being asked */
+};
+
+/* What the last commit can be undone by. */
+struct undo {
+    uint64_t search;       /* whose plan it was, 0: nothing was committed */
+    bool undone;           /* it was rolled back */
+    struct change *change; /* NULL: there is no way back */
+    struct layout *before; /* NULL with change */
+};
+void undo_fini(struct undo *undo);
 
 enum shrink_state {
     SHRINK_NONE,
@@ -168,6 +192,10 @@ struct coordinator {
     struct op *ops;
     struct barrier *barriers;
     struct search search;
+    struct apply apply;
+    struct undo undo;
+    struct kept_plans plans;
+    char who[WHO_MAX]; /* asks for what is being done */
     struct shrink shrink;
     int64_t shrink_due_s; /* wall clock, of the next daily one */
     uint64_t next_op, next_search;
@@ -185,13 +213,30 @@ void coordinator_answer(struct coordinator *c, const struct asker *to, dimfit_er
                         const struct err_detail *detail, const void *body, size_t len);
 void coordinator_reply(struct coordinator *c, const struct asker *to, struct wire_header *reply,
                        const void *body, size_t len);
-dimfit_err coordinator_save(struct coordinator *c, const struct layout *layout,
-                            struct err_detail *detail) MUST_CHECK;
 /* All shards have joined. */
 bool coordinator_complete(const struct coordinator *c, struct err_detail *detail);
 /* ... and been heard of lately: work that needs every shard may begin. */
 bool coordinator_answering(const struct coordinator *c, struct err_detail *detail);
 bool coordinator_frozen(const struct coordinator *c);
+
+/* coordinator_state.c */
+/* Durable when it returns DIMFIT_OK. */
+dimfit_err coordinator_save(struct coordinator *c, const struct layout *layout,
+                            const struct undo *undo, struct err_detail *detail) MUST_CHECK;
+/* Into a new coordinator: layout, undo, next_search. */
+dimfit_err coordinator_load(struct coordinator *c, const void *bytes, size_t len,
+                            struct err_detail *detail) MUST_CHECK;
+
+/* coordinator_audit.c */
+/* Who asks, for people: "127.0.0.1 client 00000000000017f3". */
+void audit_set_who(struct coordinator *c, const struct route *from,
+                   const struct wire_header *header);
+/* A command was asked for, with what came of it. */
+void audit_command(struct coordinator *c, const char *command, const json_t *args, dimfit_err err,
+                   const struct err_detail *detail);
+/* The search came to another phase, or a dry run to its end. */
+void audit_phase(struct coordinator *c);
+void audit_dry_run(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
 
 /* coordinator_op.c */
 dimfit_err op_start(struct coordinator *c, const struct wire_header *command, const void *body,
@@ -232,19 +277,61 @@ void admin_answer(struct coordinator *c, const struct asker *to, json_t *json); 
 /* search.c */
 dimfit_err search_start(struct coordinator *c, const struct asker *asker, const json_t *args,
                         struct err_detail *detail) MUST_CHECK;
-dimfit_err search_plan(struct coordinator *c, const struct asker *asker,
+dimfit_err search_plan(struct coordinator *c, const struct asker *asker, const json_t *args,
                        struct err_detail *detail) MUST_CHECK;
-dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) MUST_CHECK;
 dimfit_err search_abort(struct coordinator *c, struct err_detail *detail) MUST_CHECK;
 void search_fini(struct coordinator *c);
-/* Every shard is of the epoch in force. */
-void search_committed(struct coordinator *c);
-/* A shard has not switched yet: shown as the search's error until it has. */
-void search_commit_delayed(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
+/* Every shard answers and is of the epoch in force: a search may begin, a change be applied. */
+dimfit_err search_level(const struct coordinator *c, struct err_detail *detail) MUST_CHECK;
+void search_enter(struct coordinator *c, enum wire_phase phase);
+double search_seconds_in_phase(const struct coordinator *c);
+/* Tell every shard; nothing waits for the answers. */
+void search_broadcast(struct coordinator *c, enum wire_kind kind, uint64_t tag);
 /* End the search where it stands: nothing has changed, whoever waits is told why. */
 void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
 /* Scoring, if any, is over: gather the statistics and plan. */
 void search_begin_planning(struct coordinator *c);
+
+/* search_apply.c */
+dimfit_err search_apply(struct coordinator *c, const struct asker *asker, const json_t *args,
+                        struct err_detail *detail) MUST_CHECK;
+dimfit_err search_rollback(struct coordinator *c, const struct asker *asker, const json_t *args,
+                           struct err_detail *detail) MUST_CHECK;
+/* asker: of a dry run, answered when the shards have; NULL otherwise. */
+dimfit_err apply_plan(struct coordinator *c, const struct kept_plan *plan, bool dry_run,
+                      const struct asker *asker, struct err_detail *detail) MUST_CHECK;
+void apply_end_dry_run(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
+/* It is in force, though not on every shard yet. */
+bool apply_past_commit(const struct coordinator *c);
+/* Rows of the change before still move somewhere: the shards are asked again. */
+bool apply_waits(const struct coordinator *c);
+void apply_tick(struct coordinator *c, int64_t now);
+void apply_fini(struct coordinator *c);
+/* Every shard is of the epoch in force. */
+void search_committed(struct coordinator *c);
+/* A shard has not switched yet: shown as the search's error until it has. */
+void search_commit_delayed(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
+
+/* search_plans.c */
+/* Takes change and report. */
+dimfit_err plans_keep(struct coordinator *c, uint64_t id, struct change **change, json_t *report,
+                      struct err_detail *detail) MUST_CHECK;
+void plans_forget(struct coordinator *c, uint64_t id);
+/* What c->undo says of its plan is noted there. */
+void plans_committed(struct coordinator *c);
+/* NOT_FOUND */
+dimfit_err plans_find(const struct coordinator *c, uint64_t id, struct kept_plan **out,
+                      struct err_detail *detail) MUST_CHECK;
+/* Where none is named: that of the search at hand, or, since a restart there was none, the newest;
+ * NULL: there is none. */
+struct kept_plan *plans_default(const struct coordinator *c);
+/* STATE: it was applied; STALE_EPOCH: it is of another layout. */
+dimfit_err plans_check_ready(const struct coordinator *c, const struct kept_plan *plan,
+                             struct err_detail *detail) MUST_CHECK;
+json_t *plans_json(const struct coordinator *c);
+json_t *plans_show(const struct coordinator *c, const struct kept_plan *plan);
+dimfit_err search_discard(struct coordinator *c, const struct asker *asker, const json_t *args,
+                          struct err_detail *detail) MUST_CHECK;
 
 /* search_request.c */
 /* INVALID naming the option. timeout_ms: where none is given. */
@@ -288,6 +375,7 @@ json_t *search_candidates_json(const struct plan *plan);
 
 /* search_report.c */
 json_t *search_status_json(const struct coordinator *c);
-json_t *search_plan_json(const struct coordinator *c);
+/* A plan just made, as it is kept and shown: slot by slot, and the request it came from. */
+json_t *search_plan_report(const struct coordinator *c, const struct plan *plan);
 
 #endif

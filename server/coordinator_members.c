@@ -117,6 +117,7 @@ void members_heartbeat(struct coordinator *c, const struct route *from,
     }
     c->members[number].seen_ms = c->io.now_ms(c->io.self);
     c->members[number].epoch = header->epoch;
+    c->members[number].moving = header->moving;
     if (header->tag == c->search.id) {
         if (header->samples != c->members[number].samples && !c->search.freeze)
             c->search.progress_ms = c->io.now_ms(c->io.self);
@@ -269,7 +270,7 @@ static dimfit_err add_slots(struct coordinator *c, const struct asker *asker,
     buf_put(&body, slots->data, slots->len);
     dimfit_err err = slots->failed ? DIMFIT_ERR_NOMEM : buf_status(&body);
     if (err == DIMFIT_OK)
-        err = coordinator_save(c, *layout, detail);
+        err = coordinator_save(c, *layout, &c->undo, detail);
     struct op *op;
     const struct wire_header command = {.kind = WIRE_ADD_SLOTS};
     if (err == DIMFIT_OK)

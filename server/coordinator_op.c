@@ -98,7 +98,8 @@ void op_reply(struct coordinator *c, size_t shard, const struct wire_header *hea
     dimfit_err err = header->status;
     if (err == DIMFIT_OK)
         err = take_body(op, shard, body, len, &detail);
-    if (err != DIMFIT_OK && op->err == DIMFIT_OK) {
+    /* One that is busy can be asked again; another reason tells more. */
+    if (err != DIMFIT_OK && (op->err == DIMFIT_OK || op->err == DIMFIT_ERR_BUSY)) {
         op->err = err;
         err_set(&op->detail, err, "shard %zu: %.300s", shard,
                 detail.text[0] != 0 ? detail.text : err_text(err));

@@ -55,6 +55,7 @@ static dimfit_err start_coordinator(struct daemon *d, struct err_detail *detail)
     d->coordinator_options = (struct coordinator_host_options){
         .bind = config->bind,
         .data_dir = config->data_dir,
+        .audit_log = config->audit_log,
         .coordinator =
             {
                 .shards = config->shards,

@@ -1,6 +1,7 @@
 #include "server/frames.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 enum { QUEUE_MESSAGES = 1000, HANDSHAKE_MS = 10000 };
 
@@ -36,6 +37,12 @@ static bool receive_part(void *socket, zmq_msg_t *part, int flags) {
     return n >= 0;
 }
 
+/* The address that ZeroMQ saw it come from; "" for a peer within the process. */
+static void take_peer(zmq_msg_t *part, struct route *from) {
+    const char *const peer = zmq_msg_gets(part, "Peer-Address");
+    snprintf(from->peer, sizeof from->peer, "%s", peer != NULL ? peer : "");
+}
+
 static void drain(void *socket, zmq_msg_t *last) {
     while (zmq_msg_more(last) && receive_part(socket, last, 0))
         ;
@@ -55,6 +62,7 @@ enum frames_got frames_receive(void *socket, bool router, struct frames *out) {
         base_assert(len <= sizeof out->from.id);
         out->from.len = (uint8_t)len;
         memcpy(out->from.id, zmq_msg_data(&part), len);
+        out->from.peer[0] = 0;
         if (!zmq_msg_more(&part) || !receive_part(socket, &part, 0))
             goto done;
     }
@@ -63,6 +71,8 @@ enum frames_got frames_receive(void *socket, bool router, struct frames *out) {
         goto done;
     }
     got = FRAMES_MESSAGE;
+    if (out->header.kind == WIRE_ADMIN)
+        take_peer(&part, &out->from);
     if (!zmq_msg_more(&part))
         goto done;
     zmq_msg_init(&out->body);

@@ -14,7 +14,7 @@
 #include <zmq.h>
 
 struct frames {
-    struct route from; /* ROUTER sockets only */
+    struct route from; /* ROUTER sockets only; the peer of ADMIN messages only */
     struct wire_header header;
     zmq_msg_t body; /* valid when has_body; frames_close() it */
     bool has_body;

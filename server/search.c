@@ -1,15 +1,19 @@
 /*
  * The search life cycle (design 6).
  *
- *                 start                scoring over            plan made
- *      idle ----------------> scoring -------------> planning -----------> planned
- *       ^  \____________________ no scores needed ______^                    |  apply
- *       |                                                                    v
- *   committed <------------------------- commit point ------------------ preparing
+ *               start                scoring over            plan made
+ *      idle ------------> scoring -----------------> planning ----------> planned
+ *        \                             no scores needed ^                    |
+ *         \---------------------------------------------/                    | apply
+ *                                                                            v
+ *      committed, rolled back <---------------- commit point ----------- preparing
  *
- * scoring, planning, planned and preparing end in `aborted` by an abort, an error or a time limit;
- * committed and aborted are idle again to the next start. The commit point is the state file:
- * before it nothing has changed anywhere, after it every shard is told until it has switched.
+ * One search at a time. Every phase but these two and idle ends in `aborted` by an abort, an error
+ * or a time limit. idle, planned, committed, rolled back and aborted are where the next one
+ * starts, where a plan that was kept is applied, and where the last commit is rolled back: it goes
+ * through preparing too, and ends in rolled back. A dry run goes through preparing and back to
+ * where it came from. The commit point is the state file: before it nothing has changed anywhere,
+ * after it every shard is told until it has switched (search_apply.c).
  */
 #include "server/coordinator_internal.h"
 
@@ -17,33 +21,37 @@
 
 #include <stdlib.h>
 
-static const bool allowed[PHASE_ABORTED + 1][PHASE_ABORTED + 1] = {
-    [PHASE_IDLE] = {[PHASE_SCORING] = true, [PHASE_PLANNING] = true},
+#define FROM_REST [PHASE_SCORING] = true, [PHASE_PLANNING] = true, [PHASE_PREPARING] = true
+static const bool allowed[PHASE_ROLLED_BACK + 1][PHASE_ROLLED_BACK + 1] = {
+    [PHASE_IDLE] = {FROM_REST},
     [PHASE_SCORING] = {[PHASE_PLANNING] = true, [PHASE_ABORTED] = true},
     [PHASE_PLANNING] = {[PHASE_PLANNED] = true, [PHASE_ABORTED] = true},
-    [PHASE_PLANNED] = {[PHASE_PREPARING] = true,
-                       [PHASE_ABORTED] = true,
-                       [PHASE_SCORING] = true,
-                       [PHASE_PLANNING] = true},
-    [PHASE_PREPARING] = {[PHASE_COMMITTED] = true, [PHASE_ABORTED] = true},
-    [PHASE_COMMITTED] = {[PHASE_SCORING] = true, [PHASE_PLANNING] = true},
-    [PHASE_ABORTED] = {[PHASE_SCORING] = true, [PHASE_PLANNING] = true},
+    [PHASE_PLANNED] = {FROM_REST, [PHASE_ABORTED] = true},
+    [PHASE_PREPARING] = {[PHASE_COMMITTED] = true,
+                         [PHASE_ROLLED_BACK] = true,
+                         [PHASE_ABORTED] = true,
+                         [PHASE_IDLE] = true, /* this and the next by a dry run */
+                         [PHASE_PLANNED] = true},
+    [PHASE_COMMITTED] = {FROM_REST},
+    [PHASE_ABORTED] = {FROM_REST},
+    [PHASE_ROLLED_BACK] = {FROM_REST},
 };
 
 static int64_t now_of(const struct coordinator *c) {
     return c->io.now_ms(c->io.self);
 }
 
-static void enter(struct coordinator *c, enum wire_phase phase) {
+void search_enter(struct coordinator *c, enum wire_phase phase) {
     struct search *const s = &c->search;
     base_assert(allowed[s->phase][phase]);
     log_info("search", "search %llu: %s -> %s", (unsigned long long)s->id,
              wire_phase_name(s->phase), wire_phase_name(phase));
     s->phase = phase;
     s->phase_ms = now_of(c);
+    audit_phase(c);
 }
 
-static double seconds_in_phase(const struct coordinator *c) {
+double search_seconds_in_phase(const struct coordinator *c) {
     return (double)(now_of(c) - c->search.phase_ms) / 1000;
 }
 
@@ -53,7 +61,7 @@ static void answer_plan_askers(struct coordinator *c) {
         if (s->phase == PHASE_ABORTED)
             coordinator_answer(c, &s->plan_askers[i], s->err, &s->detail, NULL, 0);
         else
-            admin_answer(c, &s->plan_askers[i], search_plan_json(c));
+            admin_answer(c, &s->plan_askers[i], plans_show(c, plans_default(c)));
     }
     s->n_plan_askers = 0;
 }
@@ -63,8 +71,7 @@ static void ignore_done(struct coordinator *c, struct op *op) {
         log_warn("search", "%s: %s", wire_kind_name(op->command.kind), op->detail.text);
 }
 
-/* Tell every shard; nothing waits for the answers. */
-static void broadcast(struct coordinator *c, enum wire_kind kind, uint64_t tag) {
+void search_broadcast(struct coordinator *c, enum wire_kind kind, uint64_t tag) {
     const struct wire_header command = {.kind = kind, .tag = tag};
     if (op_start(c, &command, NULL, 0, ignore_done, NULL) != DIMFIT_OK)
         log_error("search", "no memory to tell the shards %s", wire_kind_name(kind));
@@ -72,14 +79,15 @@ static void broadcast(struct coordinator *c, enum wire_kind kind, uint64_t tag) 
 
 void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail) {
     struct search *const s = &c->search;
+    base_assert(!c->apply.dry_run);
     s->err = err;
     s->detail = *detail;
     if (s->detail.text[0] == 0)
         err_set(&s->detail, err, "%s", err_text(err));
     log_warn("search", "search %llu aborted: %s", (unsigned long long)s->id, s->detail.text);
-    enter(c, PHASE_ABORTED);
-    layout_destroy(&s->layout);
-    broadcast(c, WIRE_DISCARD, c->layout->epoch + 1);
+    search_enter(c, PHASE_ABORTED);
+    apply_fini(c);
+    search_broadcast(c, WIRE_DISCARD, c->layout->epoch + 1);
     search_answer_scorers(c);
     search_trial_fini(c);
     search_trial_answer(c);
@@ -131,10 +139,10 @@ static void gathered(struct coordinator *c, struct op *op) {
 void search_begin_planning(struct coordinator *c) {
     struct search *const s = &c->search;
     if (s->phase == PHASE_SCORING)
-        s->seconds_scoring = seconds_in_phase(c);
-    enter(c, PHASE_PLANNING);
+        s->seconds_scoring = search_seconds_in_phase(c);
+    search_enter(c, PHASE_PLANNING);
     if (s->plan_only || !s->freeze)
-        broadcast(c, WIRE_SCORE_STOP, s->id);
+        search_broadcast(c, WIRE_SCORE_STOP, s->id);
     const struct wire_header gather = {.kind = WIRE_GATHER, .mode = GATHER_SCORES | GATHER_MOMENTS};
     struct op *op = NULL;
     const dimfit_err err = op_start(c, &gather, NULL, 0, gathered, &op);
@@ -163,110 +171,24 @@ void coordinator_planned(struct coordinator *coordinator, struct plan_job **job)
         return;
     }
     search_trial_forget(c);
-    plan_destroy(&s->plan);
-    s->plan = (*job)->plan;
-    (*job)->plan = NULL;
-    plan_job_destroy(job);
-    s->seconds_planning = seconds_in_phase(c);
-    enter(c, PHASE_PLANNED);
-    search_trial_answer(c);
-    answer_plan_askers(c);
-    if (s->plan_only)
-        return;
+    struct plan *const plan = (*job)->plan;
+    json_t *const report = search_plan_report(c, plan);
     struct err_detail detail = {{0}};
-    const dimfit_err err = search_apply(c, &detail);
-    if (err != DIMFIT_OK)
-        search_fail(c, err, &detail);
-}
-
-/* ---- apply ----------------------------------------------------------------------------------- */
-
-void search_committed(struct coordinator *c) {
-    struct search *const s = &c->search;
-    if (s->phase != PHASE_PREPARING || s->layout != NULL)
-        return;
-    s->seconds_apply = seconds_in_phase(c);
-    s->err = DIMFIT_OK;
-    enter(c, PHASE_COMMITTED);
-}
-
-void search_commit_delayed(struct coordinator *c, dimfit_err err, const struct err_detail *detail) {
-    struct search *const s = &c->search;
-    if (s->phase != PHASE_PREPARING || s->layout != NULL)
-        return;
-    s->err = err;
-    s->detail = *detail;
-}
-
-static void prepared(struct coordinator *c, struct op *op) {
-    struct search *const s = &c->search;
-    if (s->phase != PHASE_PREPARING || op->id != s->awaited)
-        return;
-    struct err_detail detail = op->detail;
-    dimfit_err err = op->err;
-    if (err == DIMFIT_OK)
-        err = coordinator_save(c, s->layout, &detail); /* the commit point */
+    dimfit_err err = plans_keep(c, s->id, &plan->change, report, &detail);
+    plan_job_destroy(job);
     if (err != DIMFIT_OK) {
         search_fail(c, err, &detail);
         return;
     }
-    layout_destroy(&c->layout);
-    c->layout = s->layout;
-    s->layout = NULL;
-    log_info("search", "search %llu: epoch %llu is in force, %llu of %llu parameters kept",
-             (unsigned long long)s->id, (unsigned long long)c->layout->epoch,
-             (unsigned long long)s->plan->params_after, (unsigned long long)s->plan->params_before);
-    /* Past the commit point there is no way back. */
-    catch_up_commit(c);
-}
-
-static void encode_prepare(const struct change *change, const struct layout *layout,
-                           struct buf *out) {
-    struct buf bytes;
-    buf_init(&bytes);
-    change_encode(change, &bytes);
-    buf_put_u64(out, bytes.len);
-    buf_put(out, bytes.data, bytes.len);
-    out->failed |= bytes.failed;
-    layout_encode(layout, out);
-    buf_fini(&bytes);
-}
-
-/* The slots added since the plan was made are carried along: the change names slots by id. */
-dimfit_err search_apply(struct coordinator *c, struct err_detail *detail) {
-    struct search *const s = &c->search;
-    if (s->phase == PHASE_SCORING) {
-        s->plan_only = false;
-        search_begin_planning(c);
-        return DIMFIT_OK;
-    }
-    if (s->phase != PHASE_PLANNED)
-        return err_set(detail, DIMFIT_ERR_STATE,
-                       "there is no plan to apply (the search is %s); search start makes one",
-                       wire_phase_name(s->phase));
-    if (c->adding > 0 || c->uneven)
-        return err_set(detail, DIMFIT_ERR_BUSY, "slots are being added; apply again");
-    if (!coordinator_answering(c, detail))
-        return DIMFIT_ERR_TIMEOUT;
-    dimfit_err err = change_apply(s->plan->change, c->layout, NULL, &s->layout, detail);
+    s->seconds_planning = search_seconds_in_phase(c);
+    search_enter(c, PHASE_PLANNED);
+    search_trial_answer(c);
+    answer_plan_askers(c);
+    if (s->plan_only)
+        return;
+    err = apply_plan(c, kept_plans_find(&c->plans, s->id), false, NULL, &detail);
     if (err != DIMFIT_OK)
-        return err;
-    struct buf body;
-    buf_init(&body);
-    encode_prepare(s->plan->change, s->layout, &body);
-    err = buf_status(&body);
-    s->plan_only = false;
-    enter(c, PHASE_PREPARING);
-    const struct wire_header prepare = {.kind = WIRE_PREPARE, .tag = s->layout->epoch};
-    struct op *op = NULL;
-    if (err == DIMFIT_OK)
-        err = op_start(c, &prepare, body.data, body.len, prepared, &op);
-    buf_fini(&body);
-    if (err == DIMFIT_OK)
-        s->awaited = op->id;
-    else
-        search_fail(c, err, &(struct err_detail){"no memory to prepare the change"});
-    return DIMFIT_OK;
+        search_fail(c, err, &detail);
 }
 
 /* ---- start, plan, abort ---------------------------------------------------------------------- */
@@ -295,7 +217,7 @@ static dimfit_err begin_scoring(struct coordinator *c, const struct asker *asker
     s->scorers = calloc(SCORERS_MAX, sizeof *s->scorers);
     if (s->scorers == NULL)
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory to keep track of scorers");
-    enter(c, PHASE_SCORING);
+    search_enter(c, PHASE_SCORING);
     s->progress_ms = now_of(c);
     for (size_t i = 0; i < c->options.shards; i++) {
         c->members[i].samples = 0;
@@ -316,6 +238,23 @@ static dimfit_err begin_scoring(struct coordinator *c, const struct asker *asker
     return err;
 }
 
+dimfit_err search_level(const struct coordinator *c, struct err_detail *detail) {
+    if (!coordinator_answering(c, detail))
+        return DIMFIT_ERR_TIMEOUT;
+    for (size_t i = 0; i < c->options.shards; i++) {
+        if (c->members[i].epoch < c->layout->epoch)
+            return err_set(detail, DIMFIT_ERR_BUSY, "shard %zu has yet to switch to epoch %llu", i,
+                           (unsigned long long)c->layout->epoch);
+    }
+    return DIMFIT_OK;
+}
+
+/* The state file remembers it: no restart gives the number of a plan or an audit line again. */
+static dimfit_err take_number(struct coordinator *c, struct err_detail *detail) {
+    c->next_search++;
+    return coordinator_save(c, c->layout, &c->undo, detail);
+}
+
 dimfit_err search_start(struct coordinator *c, const struct asker *asker, const json_t *args,
                         struct err_detail *detail) {
     struct search *const s = &c->search;
@@ -334,13 +273,16 @@ dimfit_err search_start(struct coordinator *c, const struct asker *asker, const 
         return err_set(detail, DIMFIT_ERR_NOT_FOUND,
                        "there is no strategy '%s'; `dimfitctl strategies` lists them",
                        request.plan.strategy);
-    if (!coordinator_answering(c, detail))
-        return DIMFIT_ERR_TIMEOUT;
+    err = search_level(c, detail);
+    if (err == DIMFIT_OK)
+        err = take_number(c, detail);
+    if (err != DIMFIT_OK)
+        return err;
 
     const enum wire_phase phase = s->phase;
     search_fini(c);
     *s = (struct search){
-        .id = ++c->next_search,
+        .id = c->next_search,
         .phase = phase,
         .freeze = request.freeze,
         .plan_only = request.plan_only,
@@ -348,6 +290,7 @@ dimfit_err search_start(struct coordinator *c, const struct asker *asker, const 
         .wanted = request.samples,
         .timeout_ms = request.timeout_ms,
     };
+    snprintf(s->who, sizeof s->who, "%s", c->who);
     log_info("search", "search %llu: kappa %g, %s, %s, %s basis, %s%s", (unsigned long long)s->id,
              s->request.kappa, request.plan.strategy, estimator_name(s->request.estimator),
              basis_name(s->request.basis), s->freeze ? "freeze" : "live",
@@ -360,22 +303,38 @@ dimfit_err search_start(struct coordinator *c, const struct asker *asker, const 
     return DIMFIT_OK;
 }
 
-dimfit_err search_plan(struct coordinator *c, const struct asker *asker,
-                       struct err_detail *detail) {
+/* The plan to come: scoring ends for it. */
+static dimfit_err await_plan(struct coordinator *c, const struct asker *asker,
+                             struct err_detail *detail) {
     struct search *const s = &c->search;
-    if (s->phase == PHASE_SCORING || s->phase == PHASE_PLANNING) {
-        if (s->n_plan_askers == ARRAY_LEN(s->plan_askers))
-            return err_set(detail, DIMFIT_ERR_BUSY, "too many are waiting for this plan");
-        s->plan_askers[s->n_plan_askers++] = *asker;
-        if (s->phase == PHASE_SCORING) {
-            s->plan_only = true; /* it was asked what would change, and is told before it does */
-            search_begin_planning(c);
-        }
-        return DIMFIT_OK;
+    if (s->n_plan_askers == ARRAY_LEN(s->plan_askers))
+        return err_set(detail, DIMFIT_ERR_BUSY, "too many are waiting for this plan");
+    s->plan_askers[s->n_plan_askers++] = *asker;
+    if (s->phase == PHASE_SCORING) {
+        s->plan_only = true; /* it was asked what would change, and is told before it does */
+        search_begin_planning(c);
     }
-    if (s->plan == NULL)
+    return DIMFIT_OK;
+}
+
+dimfit_err search_plan(struct coordinator *c, const struct asker *asker, const json_t *args,
+                       struct err_detail *detail) {
+    const enum wire_phase phase = c->search.phase;
+    json_int_t id = 0;
+    json_error_t error;
+    if (json_unpack_ex((json_t *)args, &error, 0, "{s?I !}", "plan", &id) != 0)
+        return err_set(detail, DIMFIT_ERR_INVALID, "search plan: %s", error.text);
+    if (id == 0 && (phase == PHASE_SCORING || phase == PHASE_PLANNING))
+        return await_plan(c, asker, detail);
+    struct kept_plan *plan = plans_default(c);
+    if (id != 0) {
+        const dimfit_err err = plans_find(c, (uint64_t)id, &plan, detail);
+        if (err != DIMFIT_OK)
+            return err;
+    }
+    if (plan == NULL)
         return err_set(detail, DIMFIT_ERR_STATE, "no search has made a plan; search start does");
-    admin_answer(c, asker, search_plan_json(c));
+    admin_answer(c, asker, plans_show(c, plan));
     return DIMFIT_OK;
 }
 
@@ -383,19 +342,22 @@ dimfit_err search_abort(struct coordinator *c, struct err_detail *detail) {
     const struct search *const s = &c->search;
     const bool running = s->phase == PHASE_SCORING || s->phase == PHASE_PLANNING ||
                          s->phase == PHASE_PLANNED || s->phase == PHASE_PREPARING;
-    /* Between commit point and the last shard's switch `layout` has moved on already. */
-    if (!running || (s->phase == PHASE_PREPARING && s->layout == NULL))
+    if (!running || apply_past_commit(c))
         return err_set(detail, DIMFIT_ERR_STATE, "there is no search to abort (it is %s)",
                        wire_phase_name(s->phase));
-    search_fail(c, DIMFIT_ERR_STATE, &(struct err_detail){"aborted on request"});
+    const struct err_detail why = {"aborted on request"};
+    if (c->apply.dry_run) {
+        apply_end_dry_run(c, DIMFIT_ERR_STATE, &why);
+        return DIMFIT_OK;
+    }
+    if (s->phase == PHASE_PLANNED)
+        plans_forget(c, s->id);
+    search_fail(c, DIMFIT_ERR_STATE, &why);
     return DIMFIT_OK;
 }
 
 void search_fini(struct coordinator *c) {
-    struct search *const s = &c->search;
-    plan_destroy(&s->plan);
-    layout_destroy(&s->layout);
     search_trial_fini(c);
-    free(s->scorers);
-    s->scorers = NULL;
+    free(c->search.scorers);
+    c->search.scorers = NULL;
 }

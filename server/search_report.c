@@ -22,28 +22,73 @@ static json_t *request_json(const struct search *s) {
         r->options, "trial_samples", (json_int_t)r->trial_samples);
 }
 
+static uint64_t rows_moving(const struct coordinator *c) {
+    uint64_t rows = 0;
+    for (size_t i = 0; i < c->options.shards; i++)
+        rows += c->members[i].moving;
+    return rows;
+}
+
+static size_t slots_searched(const struct coordinator *c) {
+    size_t n = 0;
+    for (size_t i = 0; i < c->layout->n_slots; i++)
+        n += c->layout->slots[i].search;
+    return n;
+}
+
+/* How fast samples come and, while they do, how long the rest takes at that rate. */
+static void set_rate(const struct coordinator *c, json_t *status) {
+    const struct search *const s = &c->search;
+    const bool scores = s->phase == PHASE_SCORING;
+    const double seconds = scores ? search_seconds_in_phase(c) : s->seconds_scoring;
+    const double rate = seconds > 0 ? (double)s->samples / seconds : 0;
+    const bool known = scores && rate > 0 && s->wanted > s->samples;
+    json_object_set_new(status, "samples_per_second", json_real(rate));
+    json_object_set_new(status, "seconds_left",
+                        known ? json_real((double)(s->wanted - s->samples) / rate) : json_null());
+}
+
+static void set_waiting(const struct coordinator *c, json_t *status) {
+    const uint64_t moving = rows_moving(c);
+    json_object_set_new(status, "moving_rows", json_integer((json_int_t)moving));
+    json_object_set_new(status, "waiting",
+                        !apply_waits(c)
+                            ? json_null()
+                            : json_sprintf("waiting for %llu rows of the last change to move",
+                                           (unsigned long long)moving));
+}
+
+/* What search rollback would take back. */
+static json_t *saved_json(const struct coordinator *c) {
+    if (c->undo.change == NULL)
+        return json_null();
+    return json_pack("{s:I, s:I}", "search", (json_int_t)c->undo.search, "epoch",
+                     (json_int_t)c->undo.before->epoch);
+}
+
 json_t *search_status_json(const struct coordinator *c) {
+    static const char *const planned[] = {"params_before", "params_after", "kept_score"};
     const struct search *const s = &c->search;
     json_t *const status = json_pack(
-        "{s:I, s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f}}", "search",
+        "{s:I, s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:f, s:f, s:f}}", "search",
         (json_int_t)s->id, "phase", wire_phase_name(s->phase), "mode",
         s->freeze ? "freeze" : "live", "plan_only", s->plan_only, "samples", (json_int_t)s->samples,
         "samples_wanted", (json_int_t)s->wanted, "steps", (json_int_t)s->steps, "workers",
-        (json_int_t)s->n_scorers, "epoch", (json_int_t)c->layout->epoch, "seconds", "scoring",
-        s->seconds_scoring, "planning", s->seconds_planning, "apply", s->seconds_apply);
+        (json_int_t)s->n_scorers, "epoch", (json_int_t)c->layout->epoch, "slots",
+        (json_int_t)slots_searched(c), "seconds", "scoring", s->seconds_scoring, "planning",
+        s->seconds_planning, "apply", s->seconds_apply);
     if (status == NULL)
         return NULL;
+    set_rate(c, status);
+    set_waiting(c, status);
+    json_object_set_new(status, "saved", saved_json(c));
     json_object_set_new(status, "request", s->id == 0 ? json_null() : request_json(s));
     json_object_set_new(status, "trials", search_trial_json(c));
     json_object_set_new(status, "error",
                         s->err == DIMFIT_OK ? json_null() : json_string(s->detail.text));
-    if (s->plan != NULL) {
-        json_object_set_new(status, "params_before",
-                            json_integer((json_int_t)s->plan->params_before));
-        json_object_set_new(status, "params_after",
-                            json_integer((json_int_t)s->plan->params_after));
-        json_object_set_new(status, "kept_score", json_real(s->plan->kept_score));
-    }
+    const struct kept_plan *const plan = kept_plans_find(&c->plans, s->id);
+    for (size_t i = 0; plan != NULL && i < ARRAY_LEN(planned); i++)
+        json_object_set(status, planned[i], json_object_get(plan->report, planned[i]));
     return status;
 }
 
@@ -68,22 +113,22 @@ static json_t *slot_json(const struct coordinator *c, const struct plan_slot *p)
     const struct layout_slot *const slot = layout_find(c->layout, p->slot);
     base_assert(slot != NULL);
     json_t *const keep = json_array();
-    double score = 0;
+    double score = 0, kept = 0;
     for (uint32_t k = 0; k < p->before; k++) {
         json_array_append_new(keep, json_integer(p->keep[k]));
         score += p->s[k];
+        kept += p->keep[k] ? p->s[k] : 0;
     }
     return json_pack(
-        "{s:I, s:s, s:I, s:i, s:i, s:i, s:i, s:I, s:I, s:f, s:o, s:o, s:o, s:o, s:o}", "id",
+        "{s:I, s:s, s:I, s:i, s:i, s:i, s:i, s:I, s:I, s:f, s:f, s:o, s:o, s:o, s:o, s:o}", "id",
         (json_int_t)p->slot, "name", slot->name, "rows", (json_int_t)p->rows, "dim", (int)slot->dim,
         "before", (int)p->before, "after", (int)p->after, "added", (int)p->added, "bytes_before",
         row_bytes(slot, p->rows, p->before), "bytes_after", row_bytes(slot, p->rows, p->after),
-        "score", score, "g", report_doubles(p->g, p->before), "s", report_doubles(p->s, p->before),
-        "keep", keep, "priority", priority_json(p), "eigenvalues",
+        "score", score, "score_kept", kept, "g", report_doubles(p->g, p->before), "s",
+        report_doubles(p->s, p->before), "keep", keep, "priority", priority_json(p), "eigenvalues",
         p->eigenvalue == NULL ? json_null() : report_doubles(p->eigenvalue, p->before));
 }
 
-/* Of the layout that the plan makes, where it still applies; of the one in force otherwise. */
 static uint64_t planned_layout_bytes(const struct coordinator *c, const struct plan *plan) {
     struct layout *next = NULL;
     if (change_apply(plan->change, c->layout, NULL, &next, NULL) != DIMFIT_OK)
@@ -93,26 +138,24 @@ static uint64_t planned_layout_bytes(const struct coordinator *c, const struct p
     return bytes;
 }
 
-json_t *search_plan_json(const struct coordinator *c) {
+json_t *search_plan_report(const struct coordinator *c, const struct plan *p) {
     const struct search *const s = &c->search;
-    const struct plan *const p = s->plan;
     json_t *const slots = json_array();
     for (size_t i = 0; i < p->n_slots; i++)
         json_array_append_new(slots, slot_json(c, &p->slots[i]));
     json_t *const json = json_pack(
-        "{s:I, s:s, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:f, s:I}", "search", (json_int_t)s->id,
-        "phase", wire_phase_name(s->phase), "epoch", (json_int_t)p->epoch, "to_epoch",
-        (json_int_t)p->change->to_epoch, "samples", (json_int_t)p->samples, "cost_before",
-        p->cost_before, "cost_after", p->cost_after, "params_before", (json_int_t)p->params_before,
-        "params_after", (json_int_t)p->params_after, "kept_score", p->kept_score, "layout_bytes",
-        (json_int_t)planned_layout_bytes(c, p));
+        "{s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:f, s:I}", "search", (json_int_t)s->id, "epoch",
+        (json_int_t)p->epoch, "to_epoch", (json_int_t)p->change->to_epoch, "samples",
+        (json_int_t)p->samples, "cost_before", p->cost_before, "cost_after", p->cost_after,
+        "params_before", (json_int_t)p->params_before, "params_after", (json_int_t)p->params_after,
+        "kept_score", p->kept_score, "layout_bytes", (json_int_t)planned_layout_bytes(c, p));
     if (json == NULL) {
         json_decref(slots);
         return NULL;
     }
     json_t *const request = request_json(s);
     json_object_update_missing(json, request);
-    json_decref(request);
+    json_object_set_new(json, "request", request);
     json_object_set_new(json, "candidates", search_candidates_json(p));
     json_object_set_new(json, "slots", slots);
     return json;

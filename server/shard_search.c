@@ -242,7 +242,9 @@ dimfit_err shard_commit(struct shard *shard, const struct shard_message *in,
 
 dimfit_err shard_discard(struct shard *shard, const struct shard_message *in,
                          struct shard_reply *reply) {
-    forget_prepared(shard);
+    /* Another epoch's may be committed already. */
+    if (shard->prepared_epoch == in->header->tag)
+        forget_prepared(shard);
     score_stop(shard->score);
     shard->frozen = false;
     shard->live = false;

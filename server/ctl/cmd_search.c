@@ -1,4 +1,4 @@
-/* The search: start, status, plan, apply, abort. */
+/* The search: start, status, plan, plans, apply, rollback, discard, abort. */
 #include "server/ctl/ctl.h"
 #include "server/ctl/human.h"
 #include "server/ctl/view.h"
@@ -91,9 +91,9 @@ static int finish_status(struct ctl *ctl, json_t **status, bool wait) {
     return code;
 }
 
-static int show_plan(struct ctl *ctl) {
+static int show_plan(struct ctl *ctl, json_t *request) {
     json_t *plan;
-    int code = ctl_call(ctl, "search plan", CTL_CHANGES, NULL, &plan);
+    int code = ctl_call(ctl, "search plan", CTL_CHANGES, request, &plan);
     if (code != EXIT_DONE)
         return code;
     code = ctl_show(ctl, plan, view_plan);
@@ -157,8 +157,8 @@ static const struct argp_option start_options[] = {
     {0},
 };
 
-static void put(struct start_args *args, const char *key, json_t *value) {
-    if (json_object_set_new(args->request, key, value) != 0)
+static void put(json_t *request, const char *key, json_t *value) {
+    if (json_object_set_new(request, key, value) != 0)
         exit(ctl_fail(EXIT_FAILED, "arguments", NULL, "%s", err_text(DIMFIT_ERR_NOMEM)));
 }
 
@@ -189,7 +189,7 @@ static bool put_word(struct start_args *args, int key, const char *arg) {
     for (size_t i = 0; i < ARRAY_LEN(choices); i++) {
         if (choices[i].key == key) {
             arg = ctl_word(choices[i].option, arg, choices[i].words, choices[i].n);
-            put(args, choices[i].name, json_string(arg));
+            put(args->request, choices[i].name, json_string(arg));
             return true;
         }
     }
@@ -205,38 +205,38 @@ static error_t parse_start(int key, char *arg, struct argp_state *state) {
         state->child_inputs[0] = args->ctl;
         return 0;
     case 'k':
-        put(args, "kappa", json_real(ctl_number("--kappa", arg, 0, 1e6)));
+        put(args->request, "kappa", json_real(ctl_number("--kappa", arg, 0, 1e6)));
         return 0;
     case KEY_STRATEGY:
-        put(args, "strategy", json_string(arg));
+        put(args->request, "strategy", json_string(arg));
         return 0;
     case KEY_GROW:
-        put(args, "grow", json_true());
+        put(args->request, "grow", json_true());
         return 0;
     case KEY_OPTIONS:
-        put(args, "options", json_string(check_pairs(arg)));
+        put(args->request, "options", json_string(check_pairs(arg)));
         return 0;
     case KEY_MIN_DIM:
-        put(args, "min_dim", json_integer(ctl_whole("--min-dim", arg, 0, LAYOUT_DIM_MAX)));
+        put(args->request, "min_dim", json_integer(ctl_whole("--min-dim", arg, 0, LAYOUT_DIM_MAX)));
         return 0;
     case KEY_SAMPLES:
-        put(args, "samples", json_integer(ctl_whole("--samples", arg, 1, INT64_MAX)));
+        put(args->request, "samples", json_integer(ctl_whole("--samples", arg, 1, INT64_MAX)));
         return 0;
     case KEY_WINDOW:
-        put(args, "window", json_integer(ctl_whole("--window", arg, 1, INT64_MAX)));
+        put(args->request, "window", json_integer(ctl_whole("--window", arg, 1, INT64_MAX)));
         return 0;
     case KEY_HALF_LIFE:
-        put(args, "half_life", json_real(ctl_number("--half-life", arg, 0, 1e15)));
+        put(args->request, "half_life", json_real(ctl_number("--half-life", arg, 0, 1e15)));
         return 0;
     case KEY_SEED:
-        put(args, "seed", json_integer(ctl_whole("--seed", arg, 0, INT64_MAX)));
+        put(args->request, "seed", json_integer(ctl_whole("--seed", arg, 0, INT64_MAX)));
         return 0;
     case KEY_LIMIT:
-        put(args, "timeout", json_real(ctl_number("--timeout", arg, 0, 604800)));
+        put(args->request, "timeout", json_real(ctl_number("--timeout", arg, 0, 604800)));
         return 0;
     case KEY_PLAN_ONLY:
         args->plan_only = true;
-        put(args, "plan_only", json_true());
+        put(args->request, "plan_only", json_true());
         return 0;
     case KEY_WAIT:
         args->wait = true;
@@ -268,18 +268,21 @@ static int search_start(struct ctl *ctl, int argc, char **argv) {
     if (args.wait && args.plan_only)
         code = wait_search(ctl, &status);
     if (code == EXIT_DONE)
-        code = args.wait && phase_is(status, "planned") ? show_plan(ctl)
+        code = args.wait && phase_is(status, "planned") ? show_plan(ctl, NULL)
                                                         : finish_status(ctl, &status, args.wait);
     json_decref(status);
     return code;
 }
 
-/* ---- status, plan, apply, abort -------------------------------------------------------------- */
+/* ---- the others ------------------------------------------------------------------------------ */
 
 struct search_args {
     struct ctl *ctl;
-    bool wait;
+    json_t *request;
+    bool wait, dry_run;
 };
+
+enum { KEY_PLAN = 0x200, KEY_DRY_RUN, KEY_SAVED };
 
 static error_t parse_search(int key, char *arg, struct argp_state *state) {
     struct search_args *const args = state->input;
@@ -290,25 +293,40 @@ static error_t parse_search(int key, char *arg, struct argp_state *state) {
     case KEY_WAIT:
         args->wait = true;
         return 0;
+    case KEY_PLAN:
+        put(args->request, "plan", json_integer(ctl_whole("--plan", arg, 1, INT64_MAX)));
+        return 0;
+    case KEY_DRY_RUN:
+        args->dry_run = true;
+        put(args->request, "dry_run", json_true());
+        return 0;
+    case KEY_SAVED:
+        put(args->request, "saved", json_true());
+        return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static bool parse_wait(struct ctl *ctl, const char *name, const char *doc, const char *wait_doc,
-                       int argc, char **argv) {
-    const struct argp_option options[] = {{"wait", KEY_WAIT, NULL, 0, wait_doc, 0}, {0}};
+#define WAIT_OPTION(text)                                                                          \
+    { "wait", KEY_WAIT, NULL, 0, text, 0 }
+#define PLAN_OPTION(text)                                                                          \
+    { "plan", KEY_PLAN, "ID", 0, text, 0 }
+#define DRY_RUN_OPTION(text)                                                                       \
+    { "dry-run", KEY_DRY_RUN, NULL, 0, text, 0 }
+
+static void parse(struct search_args *args, const struct argp_option *options, const char *name,
+                  const char *doc, int argc, char **argv) {
     const struct argp argp = {
         .options = options, .parser = parse_search, .doc = doc, .children = ctl_all_options};
-    struct search_args args = {.ctl = ctl};
-    ctl_parse(&argp, name, argc, argv, &args);
-    return args.wait;
+    args->request = json_object();
+    ctl_parse(&argp, name, argc, argv, args);
 }
 
 static int call_and_finish(struct ctl *ctl, const char *command, enum ctl_effect effect,
-                           bool wait) {
+                           json_t *request, bool wait) {
     json_t *status;
-    int code = ctl_call(ctl, command, effect, NULL, &status);
+    int code = ctl_call(ctl, command, effect, request, &status);
     if (code != EXIT_DONE)
         return code;
     code = finish_status(ctl, &status, wait);
@@ -316,35 +334,117 @@ static int call_and_finish(struct ctl *ctl, const char *command, enum ctl_effect
     return code;
 }
 
+/* apply and rollback, whose dry run has an answer of its own. */
+static int change(struct search_args *args, const char *command) {
+    if (!args->dry_run)
+        return call_and_finish(args->ctl, command, CTL_CHANGES, args->request, args->wait);
+    json_t *answer;
+    int code = ctl_call(args->ctl, command, CTL_READS, args->request, &answer);
+    if (code != EXIT_DONE)
+        return code;
+    code = ctl_show(args->ctl, answer, view_dry_run);
+    json_decref(answer);
+    return code;
+}
+
 static int search_status(struct ctl *ctl, int argc, char **argv) {
-    const bool wait = parse_wait(ctl, "dimfitctl search status", "Show where the search stands.",
-                                 "Return when it is planned, committed or aborted", argc, argv);
-    return call_and_finish(ctl, "search status", CTL_READS, wait);
+    static const struct argp_option options[] = {
+        WAIT_OPTION("Return when it is planned, committed, rolled back or aborted"), {0}};
+    struct search_args args = {.ctl = ctl};
+    parse(&args, options, "dimfitctl search status", "Show where the search stands.", argc, argv);
+    const int code = call_and_finish(ctl, "search status", CTL_READS, NULL, args.wait);
+    json_decref(args.request);
+    return code;
 }
 
 static int search_plan(struct ctl *ctl, int argc, char **argv) {
-    const bool wait = parse_wait(
-        ctl, "dimfitctl search plan",
-        "Show what the search would change. One that is still scoring plans from what is there.",
-        "Let scoring come to its own end first", argc, argv);
-    json_t *status;
-    if (wait) {
-        int code = ctl_call(ctl, "search status", CTL_READS, NULL, &status);
+    static const struct argp_option options[] = {
+        PLAN_OPTION("A plan that is kept (that of the last search)"),
+        WAIT_OPTION("Let scoring come to its own end first"),
+        {0}};
+    struct search_args args = {.ctl = ctl};
+    parse(&args, options, "dimfitctl search plan",
+          "Show what the search would change. One that is still scoring plans from what is there.",
+          argc, argv);
+    int code = EXIT_DONE;
+    if (args.wait) {
+        json_t *status;
+        code = ctl_call(ctl, "search status", CTL_READS, NULL, &status);
         if (code == EXIT_DONE) {
             code = wait_search(ctl, &status);
             json_decref(status);
         }
-        if (code != EXIT_DONE)
-            return code;
     }
-    return show_plan(ctl);
+    if (code == EXIT_DONE)
+        code = show_plan(ctl, args.request);
+    json_decref(args.request);
+    return code;
+}
+
+static int search_plans(struct ctl *ctl, int argc, char **argv) {
+    const struct argp argp = {
+        .parser = ctl_parse_plain,
+        .doc = "List the plans that are kept.",
+        .children = ctl_all_options,
+    };
+    ctl_parse(&argp, "dimfitctl search plans", argc, argv, ctl);
+    json_t *plans;
+    int code = ctl_call(ctl, "search plans", CTL_READS, NULL, &plans);
+    if (code != EXIT_DONE)
+        return code;
+    code = ctl_show(ctl, plans, view_plans);
+    json_decref(plans);
+    return code;
 }
 
 static int search_apply(struct ctl *ctl, int argc, char **argv) {
-    const bool wait = parse_wait(ctl, "dimfitctl search apply",
-                                 "Put the plan into force on all shards.",
-                                 "Return when it is committed or aborted", argc, argv);
-    return call_and_finish(ctl, "search apply", CTL_CHANGES, wait);
+    static const struct argp_option options[] = {
+        PLAN_OPTION("A plan that is kept (that of the last search)"),
+        DRY_RUN_OPTION("Ask every shard whether it could, and change nothing"),
+        WAIT_OPTION("Return when it is committed or aborted"),
+        {0}};
+    struct search_args args = {.ctl = ctl};
+    parse(&args, options, "dimfitctl search apply", "Put a plan into force on all shards.", argc,
+          argv);
+    const int code = change(&args, "search apply");
+    json_decref(args.request);
+    return code;
+}
+
+static int search_rollback(struct ctl *ctl, int argc, char **argv) {
+    static const struct argp_option options[] = {
+        DRY_RUN_OPTION("Ask every shard whether it could, and change nothing"),
+        WAIT_OPTION("Return when it is rolled back or aborted"),
+        {0}};
+    struct search_args args = {.ctl = ctl};
+    parse(&args, options, "dimfitctl search rollback",
+          "Take the last commit back: the layout before it is in force again, as a new epoch. What "
+          "was trained since stays; directions that were dropped come back as they were.",
+          argc, argv);
+    const int code = change(&args, "search rollback");
+    json_decref(args.request);
+    return code;
+}
+
+static int search_discard(struct ctl *ctl, int argc, char **argv) {
+    static const struct argp_option options[] = {
+        PLAN_OPTION("This plan"),
+        {"saved", KEY_SAVED, NULL, 0,
+         "What the last commit saved to be rolled back: it can't be from then on", 0},
+        {0}};
+    struct search_args args = {.ctl = ctl};
+    parse(&args, options, "dimfitctl search discard", "Let something go that is kept.", argc, argv);
+    const bool plan = json_object_get(args.request, "plan") != NULL;
+    if (plan == (json_object_get(args.request, "saved") != NULL))
+        ctl_usage("search discard", "takes --plan ID or --saved");
+    json_t *answer;
+    int code = ctl_call(ctl, "search discard", CTL_CHANGES, args.request, &answer);
+    json_decref(args.request);
+    if (code != EXIT_DONE)
+        return code;
+    code = ctl_show(ctl, answer, plan ? view_plans : view_search);
+    json_decref(answer);
+    return code;
 }
 
 static int search_abort(struct ctl *ctl, int argc, char **argv) {
@@ -354,13 +454,14 @@ static int search_abort(struct ctl *ctl, int argc, char **argv) {
         .children = ctl_all_options,
     };
     ctl_parse(&argp, "dimfitctl search abort", argc, argv, ctl);
-    return call_and_finish(ctl, "search abort", CTL_CHANGES, false);
+    return call_and_finish(ctl, "search abort", CTL_CHANGES, NULL, false);
 }
 
 int cmd_search(struct ctl *ctl, int argc, char **argv) {
     static const struct ctl_entry commands[] = {
-        {"start", search_start}, {"status", search_status}, {"plan", search_plan},
-        {"apply", search_apply}, {"abort", search_abort},
+        {"start", search_start},     {"status", search_status}, {"plan", search_plan},
+        {"plans", search_plans},     {"apply", search_apply},   {"rollback", search_rollback},
+        {"discard", search_discard}, {"abort", search_abort},
     };
     return ctl_dispatch(ctl, "dimfitctl search",
                         "Fit the embedding dimensions.\v"
@@ -368,7 +469,10 @@ int cmd_search(struct ctl *ctl, int argc, char **argv) {
                         "  start        score, plan and apply\n"
                         "  status       where the search stands\n"
                         "  plan         what it would change\n"
-                        "  apply        put the plan into force\n"
+                        "  plans        the plans that are kept\n"
+                        "  apply        put a plan into force\n"
+                        "  rollback     take the last commit back\n"
+                        "  discard      let a plan go, or what a rollback needs\n"
                         "  abort        end it, changing nothing",
                         commands, ARRAY_LEN(commands), argc, argv);
 }

@@ -285,7 +285,14 @@ void view_scores_csv(const json_t *reply, FILE *out) {
 
 void view_progress(const json_t *reply, FILE *out) {
     const double wanted = get_number(reply, "samples_wanted", 0);
+    const double rate = get_number(reply, "samples_per_second", 0);
+    const double left = get_number(reply, "seconds_left", NAN);
+    const char *const waiting = get_text(reply, "waiting", NULL);
     fprintf(out, "search %s: %s", cell_plain(reply, "search").text, get_text(reply, "phase", "-"));
+    if (waiting != NULL) {
+        fputs(", ", out);
+        print_clean(waiting, out);
+    }
     if (strcmp(get_text(reply, "phase", ""), "scoring") != 0)
         return;
     fprintf(out, ", %s", cell_count(reply, "samples").text);
@@ -294,6 +301,10 @@ void view_progress(const json_t *reply, FILE *out) {
     fputs(" samples", out);
     if (wanted > 0)
         fprintf(out, " (%s)", human_share(get_number(reply, "samples", 0), wanted).text);
+    if (rate > 0)
+        fprintf(out, ", %s/s", human_count(floor(rate + 0.5)).text);
+    if (!isnan(left))
+        fprintf(out, ", %s left", human_seconds(left).text);
 }
 
 static void print_request(const json_t *request, FILE *out) {
@@ -340,6 +351,11 @@ int view_search(const json_t *reply, FILE *out) {
                 human_count(after).text, human_share(after, before).text);
     }
     print_seconds(json_object_get(reply, "seconds"), out);
+    if (get_number(reply, "moving_rows", 0) > 0)
+        fprintf(out, "rows still to move: %s\n", cell_count(reply, "moving_rows").text);
+    if (json_is_object(json_object_get(reply, "saved")))
+        fprintf(out, "can be rolled back to the layout of epoch %s\n",
+                cell_count(json_object_get(reply, "saved"), "epoch").text);
     if (error != NULL) {
         fputs("error: ", out);
         print_clean(error, out);
@@ -385,6 +401,41 @@ int view_plan(const json_t *reply, FILE *out) {
             cell_bytes(slot, "bytes_before").text, cell_bytes(slot, "bytes_after").text,
             cell_share(get_number(slot, "score", NAN)).text,
             human_share(kept, get_number(slot, "score", 0)).text);
+    }
+    return finish(grid, out);
+}
+
+int view_plans(const json_t *reply, FILE *out) {
+    const json_t *plan;
+    size_t i;
+    fprintf(out, "epoch %s\n\n", cell_count(reply, "epoch").text);
+    struct grid *const grid = grid_new("rlllrrrrr");
+    ROW(grid, "PLAN", "STATE", "STRATEGY", "BASIS", "KAPPA", "EPOCH", "PARAMETERS", "AFTER",
+        "SCORE KEPT");
+    json_array_foreach(json_object_get(reply, "plans"), i, plan) {
+        ROW(grid, cell_plain(plan, "plan").text, get_text(plan, "state", "-"),
+            get_text(plan, "strategy", "-"), get_text(plan, "basis", "-"),
+            cell_plain(plan, "kappa").text, cell_count(plan, "epoch").text,
+            cell_count(plan, "params_before").text, cell_count(plan, "params_after").text,
+            cell_share(get_number(plan, "kept_score", NAN)).text);
+    }
+    return finish(grid, out);
+}
+
+int view_dry_run(const json_t *reply, FILE *out) {
+    const json_t *slot;
+    size_t i;
+    fprintf(out,
+            "search %s: a dry run of its %s: all %s shards could; nothing was changed\n"
+            "epoch %s -> %s; layout: %s\n\n",
+            cell_plain(reply, "search").text, get_text(reply, "step", "-"),
+            cell_count(reply, "shards").text, cell_count(reply, "epoch").text,
+            cell_count(reply, "to_epoch").text, cell_bytes(reply, "layout_bytes").text);
+    struct grid *const grid = grid_new("rlrr");
+    ROW(grid, "SLOT", "NAME", "BEFORE", "AFTER");
+    json_array_foreach(json_object_get(reply, "slots"), i, slot) {
+        ROW(grid, cell_plain(slot, "id").text, get_text(slot, "name", "-"),
+            cell_count(slot, "before").text, cell_count(slot, "after").text);
     }
     return finish(grid, out);
 }

@@ -28,10 +28,10 @@ static void what_was_written_last_is_read(void **state) {
     struct buf buf;
     buf_init(&buf);
     assert_int_equal(state_file_open(folder, &file, NULL), DIMFIT_OK);
-    assert_int_equal(state_file_read(file, &buf, NULL), DIMFIT_ERR_NOT_FOUND);
-    assert_int_equal(state_file_write(file, "first", 5, NULL), DIMFIT_OK);
-    assert_int_equal(state_file_write(file, "second!", 7, NULL), DIMFIT_OK);
-    assert_int_equal(state_file_read(file, &buf, NULL), DIMFIT_OK);
+    assert_int_equal(state_file_read(file, STATE_FILE_NAME, &buf, NULL), DIMFIT_ERR_NOT_FOUND);
+    assert_int_equal(state_file_write(file, STATE_FILE_NAME, "first", 5, NULL), DIMFIT_OK);
+    assert_int_equal(state_file_write(file, STATE_FILE_NAME, "second!", 7, NULL), DIMFIT_OK);
+    assert_int_equal(state_file_read(file, STATE_FILE_NAME, &buf, NULL), DIMFIT_OK);
     assert_int_equal(buf.len, 7);
     assert_memory_equal(buf.data, "second!", 7);
     state_file_close(&file);
@@ -52,7 +52,7 @@ static void a_second_daemon_is_kept_out_by_name(void **state) {
 static void the_file_is_the_owners_alone(void **state) {
     struct state_file *file;
     assert_int_equal(state_file_open(folder, &file, NULL), DIMFIT_OK);
-    assert_int_equal(state_file_write(file, "x", 1, NULL), DIMFIT_OK);
+    assert_int_equal(state_file_write(file, STATE_FILE_NAME, "x", 1, NULL), DIMFIT_OK);
     state_file_close(&file);
     char path[128];
     struct stat st;

@@ -1,0 +1,114 @@
+/*
+ * What outlives the coordinator: the layout in force, what the last commit can be undone by, and
+ * the number of the last search. One file, replaced whole; replacing it is the commit point.
+ */
+#include "server/coordinator_internal.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#define STATE_MAGIC 0x3274536d69646400ull /* "\0ddimSt2" */
+
+void undo_fini(struct undo *undo) {
+    change_destroy(&undo->change);
+    layout_destroy(&undo->before);
+    *undo = (struct undo){0};
+}
+
+static void put_part(struct buf *out, struct buf *part) {
+    buf_put_u64(out, part->len);
+    buf_put(out, part->data, part->len);
+    out->failed |= part->failed;
+    part->len = 0;
+}
+
+/* search, undone, is there a change: its length, its bytes, those of the layout before */
+static void undo_encode(const struct undo *undo, struct buf *out) {
+    struct buf part;
+    buf_init(&part);
+    buf_put_u64(out, undo->search);
+    buf_put_u8(out, undo->undone);
+    buf_put_u8(out, undo->change != NULL);
+    if (undo->change != NULL) {
+        change_encode(undo->change, &part);
+        put_part(out, &part);
+        layout_encode(undo->before, &part);
+        put_part(out, &part);
+    }
+    buf_fini(&part);
+}
+
+static dimfit_err undo_decode(struct reader *r, struct undo *out, struct err_detail *detail) {
+    struct undo undo = {.search = reader_u64(r), .undone = reader_u8(r) != 0};
+    const bool there = reader_u8(r) != 0;
+    dimfit_err err = DIMFIT_OK;
+    if (there) {
+        const uint64_t change_len = reader_u64(r);
+        const uint8_t *const change = reader_take(r, change_len);
+        const uint64_t layout_len = reader_u64(r);
+        const uint8_t *const layout = reader_take(r, layout_len);
+        if (r->failed)
+            return err_set(detail, DIMFIT_ERR_IO, "the state file ends before its end");
+        err = change_decode(change, change_len, &undo.change, detail);
+        if (err == DIMFIT_OK)
+            err = layout_decode(layout, layout_len, &undo.before, detail);
+        if (err == DIMFIT_OK && undo.before->epoch != undo.change->from_epoch)
+            err = err_set(detail, DIMFIT_ERR_IO,
+                          "the state file's last change is of another epoch");
+    }
+    if (err == DIMFIT_OK)
+        *out = undo;
+    else
+        undo_fini(&undo);
+    return err;
+}
+
+/* magic, checksum of the rest, last search, the layout, what it can be undone by */
+dimfit_err coordinator_save(struct coordinator *c, const struct layout *layout,
+                            const struct undo *undo, struct err_detail *detail) {
+    if (c->io.save == NULL)
+        return DIMFIT_OK;
+    struct buf part, body, state;
+    buf_init(&part);
+    buf_init(&body);
+    buf_init(&state);
+    buf_put_u64(&body, c->next_search);
+    layout_encode(layout, &part);
+    put_part(&body, &part);
+    undo_encode(undo, &body);
+    buf_put_u64(&state, STATE_MAGIC);
+    buf_put_u64(&state, body.failed ? 0 : XXH3_64bits(body.data, body.len));
+    buf_put(&state, body.data, body.failed ? 0 : body.len);
+    dimfit_err err = body.failed ? DIMFIT_ERR_NOMEM : buf_status(&state);
+    if (err == DIMFIT_OK)
+        err = c->io.save(c->io.self, state.data, state.len, detail);
+    else
+        err_set(detail, err, "no memory to save the layout");
+    buf_fini(&part);
+    buf_fini(&body);
+    buf_fini(&state);
+    return err;
+}
+
+dimfit_err coordinator_load(struct coordinator *c, const void *bytes, size_t len,
+                            struct err_detail *detail) {
+    struct reader r = reader_of(bytes, len);
+    const uint64_t magic = reader_u64(&r), sum = reader_u64(&r);
+    if (r.failed || magic != STATE_MAGIC)
+        return err_set(detail, DIMFIT_ERR_VERSION, "the state file is not one of this version");
+    if (XXH3_64bits(r.data, r.left) != sum)
+        return err_set(detail, DIMFIT_ERR_IO, "the state file is damaged (checksum)");
+    c->next_search = reader_u64(&r);
+    const uint64_t layout_len = reader_u64(&r);
+    const uint8_t *const layout = reader_take(&r, layout_len);
+    if (r.failed)
+        return err_set(detail, DIMFIT_ERR_IO, "the state file ends before its end");
+    dimfit_err err = layout_decode(layout, layout_len, &c->layout, detail);
+    if (err == DIMFIT_OK)
+        err = undo_decode(&r, &c->undo, detail);
+    if (err == DIMFIT_OK && !reader_done(&r))
+        err = err_set(detail, DIMFIT_ERR_IO, "the state file goes on after its end");
+    if (err == DIMFIT_OK && c->undo.change != NULL && c->undo.change->to_epoch != c->layout->epoch)
+        err = err_set(detail, DIMFIT_ERR_IO, "the state file's last change is of another epoch");
+    return err;
+}
