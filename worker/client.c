@@ -204,6 +204,7 @@ void dimfit_close(struct dimfit **client) {
     calls_destroy(c);
     free(c->links);
     held_destroy(&c->held);
+    trial_destroy(&c->trial);
     view_drop(&c->view);
     view_drop(&c->before);
     cluster_map_destroy(&c->map);

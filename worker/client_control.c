@@ -30,6 +30,12 @@ static dimfit_err ask(struct dimfit *c, struct wire_header *request, const void 
     return err;
 }
 
+dimfit_err client_ask(struct dimfit *c, struct wire_header *request, const void *body, size_t len,
+                      struct rpc_reply *reply) {
+    const int64_t left = c->deadline_ms - client_now_ms();
+    return ask(c, request, body, len, left > 1 ? left : 1, reply);
+}
+
 /* Map and layout, each with its length before it. */
 static dimfit_err take_cluster(struct dimfit *c, const struct rpc_reply *reply) {
     struct reader r = reader_of(reply->body, reply->len);

@@ -11,6 +11,7 @@
  *     client_push.c      push
  *     client_held.c      pushes that a freeze turned away
  *     client_dense.c     dense tables
+ *     client_trial.c     trials of layout changes
  */
 #ifndef WORKER_CLIENT_INTERNAL_H
 #define WORKER_CLIENT_INTERNAL_H
@@ -147,6 +148,7 @@ struct dimfit {
     struct dimfit_call *calls, *spare; /* under way, and done with: their memory is used again */
     size_t n_calls;                    /* under way */
     struct held *held;                 /* NULL: nothing is */
+    struct trial *trial;               /* the last one handed out; NULL: none is */
     struct err_detail detail;
 };
 
@@ -165,6 +167,9 @@ dimfit_err client_take_map(struct dimfit *c, struct cluster_map *map) MUST_CHECK
 dimfit_err client_begin(struct dimfit *c) MUST_CHECK;
 /* Ask the coordinator where the shards are now. Nothing changes when it does not answer in time. */
 void client_find_shards(struct dimfit *c, int64_t timeout_ms);
+/* Ask the coordinator, within the call's time limit. */
+dimfit_err client_ask(struct dimfit *c, struct wire_header *request, const void *body, size_t len,
+                      struct rpc_reply *reply) MUST_CHECK;
 /* dimfit_declare() within the call under way. */
 dimfit_err client_declare(struct dimfit *c, const struct dimfit_declare *slots,
                           size_t n) MUST_CHECK;
@@ -172,5 +177,8 @@ dimfit_err client_declare(struct dimfit *c, const struct dimfit_declare *slots,
 dimfit_err client_slot(struct dimfit *c, uint32_t slot, size_t *out) MUST_CHECK;
 
 void held_destroy(struct held **held);
+
+struct trial;
+void trial_destroy(struct trial **trial);
 
 #endif

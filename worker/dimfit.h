@@ -246,6 +246,45 @@ DIMFIT_API struct dimfit_state dimfit_state(const struct dimfit *c);
 DIMFIT_API dimfit_err dimfit_score_next(struct dimfit *c, uint64_t done, uint64_t samples,
                                         int exhausted, uint64_t *next) DIMFIT_MUST_CHECK;
 
+/* ---- trials of layout changes ------------------------------------------------------------------
+ */
+
+/* What a search asks workers to evaluate: the model as it would be right after a layout change that
+ * nobody makes. Pull the rows of a validation sample once, the same samples on every worker and the
+ * first ones of them for a smaller trial; map the rows of the trial's slots by dimfit_trial_rows(),
+ * compute, report. Training goes on meanwhile. */
+struct dimfit_trial {
+    int over;         /* there is no search that could have a trial */
+    uint64_t search;  /* its id */
+    uint64_t number;  /* 0: there is no trial now */
+    uint64_t samples; /* to evaluate on, or as many as there are */
+    size_t n_slots;
+    const uint32_t *slots; /* whose rows it changes, ascending */
+};
+
+struct dimfit_figures {
+    double loss, auc;             /* mean log loss of the trial; auc NaN where it has none */
+    double whole_loss, whole_auc; /* of the same rows and samples with nothing changed */
+    double error;                 /* standard error of loss - whole_loss; 0: not known */
+    uint64_t samples;             /* evaluated on */
+};
+
+/* Report the trial handed out last (done NULL: it was not evaluated) and get the next. wait: for up
+ * to the handle's time limit, until there is one or none can come; otherwise say at once what there
+ * is, TIMEOUT or MAYBE when that takes longer than a second. A trial that is not reported is handed
+ * to another worker after a while. *next is the handle's, and good until the next call of this
+ * function. NOT_FINITE, INVALID for figures that are none. */
+DIMFIT_API dimfit_err dimfit_trial_next(struct dimfit *c, const struct dimfit_figures *done,
+                                        int wait,
+                                        const struct dimfit_trial **next) DIMFIT_MUST_CHECK;
+
+/* Rows of a slot under the trial handed out last: from[n] and to[n], as wide as a pull's of this
+ * view, and may be the same. Compact: still at the width they were pulled in, so that the model's
+ * transform is what it was. Those of other slots are copied. STATE without a trial; STALE_EPOCH
+ * when the layout has changed since: what was pulled before is of no more use. */
+DIMFIT_API dimfit_err dimfit_trial_rows(struct dimfit *c, enum dimfit_view view, uint32_t slot,
+                                        const float *from, size_t n, float *to) DIMFIT_MUST_CHECK;
+
 /* An admin request: command and JSON arguments (NULL: none) as dimfitctl sends them, the reply's
  * JSON to be freed with dimfit_free(). */
 DIMFIT_API dimfit_err dimfit_admin(struct dimfit *c, const char *command, const char *args,

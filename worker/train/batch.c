@@ -176,6 +176,24 @@ void batch_pool(const struct batch *batch, real *x, real *count, real *linear) {
     }
 }
 
+KERNEL static void pool_rows(const struct batch *batch, size_t s, const float *restrict from,
+                             size_t input, real *x) {
+    const size_t width = batch->widths[s];
+    for (size_t o = batch->first[s]; o < batch->first[s + 1]; o++, from += width) {
+        const real weight = weight_of(batch, o);
+        real *restrict const to = x + batch->sample[o] * input + batch->offset[s];
+        for (size_t k = 0; k < width; k++)
+            to[k] += weight * from[k];
+    }
+}
+
+void batch_pool_slot(const struct batch *batch, size_t s, const float *rows, real *x) {
+    const size_t input = batch->offset[batch->data->n_slots];
+    for (size_t b = 0; b < batch->n; b++)
+        memset(x + b * input + batch->offset[s], 0, batch->widths[s] * sizeof *x);
+    pool_rows(batch, s, rows, input, x);
+}
+
 void batch_unpool(struct batch *batch, const real *dx, const real *dlinear) {
     const size_t S = batch->data->n_slots, input = batch->offset[S];
     for (size_t s = 0; s < S; s++)

@@ -42,6 +42,9 @@ void batch_fill(struct batch *batch, const uint32_t *samples, size_t n, const ui
  * weights (NULL: not wanted); linear[n]: of first-order values. */
 void batch_pool(const struct batch *batch, real *x, real *count, real *linear);
 
+/* One slot's share of x again, from other rows in the place of those pulled. */
+void batch_pool_slot(const struct batch *batch, size_t s, const float *rows, real *x);
+
 /* Replace the values by gradients: those of a sample's slot, weighted, for each of its rows. */
 void batch_unpool(struct batch *batch, const real *dx, const real *dlinear);
 

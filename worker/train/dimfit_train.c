@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <sys/random.h>
+#include <time.h>
 
 /* A rise of validation log loss within this, relatively, keeps the function. */
 #define KEPT        0.005
@@ -102,6 +103,21 @@ static dimfit_err train(struct course *c, struct report *r, struct err_detail *d
     return err;
 }
 
+/* Answer the searches of others until there is no cluster any more. */
+static dimfit_err stay(struct course *c, struct err_detail *detail) {
+    const struct timespec pause = {.tv_nsec = 50 * 1000000L};
+    dimfit_err err = DIMFIT_OK;
+    progress_say(c->progress, "staying: searches are answered until the cluster stops");
+    fflush(stdout);
+    for (; err == DIMFIT_OK; nanosleep(&pause, NULL)) {
+        err = learner_score(c->learner, detail);
+        if (err == DIMFIT_OK)
+            err = learner_try(c->learner, true, detail);
+    }
+    const bool gone = err == DIMFIT_ERR_UNREACHABLE || err == DIMFIT_ERR_MAYBE;
+    return gone ? DIMFIT_OK : err;
+}
+
 static int exit_status(dimfit_err err) {
     enum { DONE = 0, FAILED = 1, UNREACHABLE = 3 };
     if (err == DIMFIT_OK)
@@ -124,6 +140,8 @@ static int work(void *arg, uint32_t rank) {
         struct course course = {
             .learner = learner, .data = job->data, .options = &options, .progress = &progress};
         err = train(&course, &report, &detail);
+        if (err == DIMFIT_OK && options.search.stay)
+            err = stay(&course, &detail);
     }
     progress_end(&progress);
     if (err != DIMFIT_OK)

@@ -3,6 +3,8 @@
 #include "worker/train/mem.h"
 #include "worker/train/metrics.h"
 #include "worker/train/pass.h"
+#include "worker/train/progress.h"
+#include "worker/train/tryout.h"
 #include "worker/train/weights.h"
 
 #include <inttypes.h>
@@ -16,6 +18,8 @@ enum {
     BARRIER_SECONDS = 3600, /* a dead worker ends the job long before */
     THAW_SECONDS = 900,
     THAW_POLL_MS = 50,
+    ASK_SECONDS = 1, /* between two looks for a trial */
+    AWAY_SECONDS = 10,
 };
 
 /* Purposes of the seed. */
@@ -41,6 +45,9 @@ struct learner {
     } train, score;
     uint32_t *score_order; /* the validation part, shuffled */
     uint64_t meetings;     /* barriers so far */
+    struct tryout *tryout;
+    struct dimfit_figures tried; /* of the trial in hand, not reported yet; samples 0: none */
+    double ask_at;               /* when to ask for a trial again */
 };
 
 static dimfit_err fail(const struct learner *l, dimfit_err err, const char *what,
@@ -242,6 +249,7 @@ dimfit_err learner_open(const struct learner_spec *spec, const struct dataset *d
         l->max_batch = spec->score_batch;
     l->widths = mem_alloc(data->n_slots, sizeof *l->widths);
     shuffle_scoring(l);
+    l->tryout = tryout_new(data, l->score_order, data->n_part[DATASET_VALID]);
     dimfit_err err = dimfit_connect(spec->endpoint, &options, &l->cluster);
     if (err != DIMFIT_OK)
         fail(l, err, spec->endpoint, detail);
@@ -279,6 +287,7 @@ void learner_close(struct learner **lp) {
     weights_fini(&l->weights);
     free_layout(l);
     free(l->widths);
+    tryout_destroy(&l->tryout);
     free(l->score_order);
     free(l);
     *lp = NULL;
@@ -382,6 +391,8 @@ static double mean_logloss(const real *logits, const float *labels, size_t n) {
 static dimfit_err sit_out_freeze(struct learner *l, struct err_detail *detail) {
     const struct timespec poll = {.tv_nsec = THAW_POLL_MS * 1000000L};
     dimfit_err err = learner_score(l, detail);
+    if (err == DIMFIT_OK)
+        err = learner_try(l, true, detail);
     for (int i = 0; err == DIMFIT_OK && dimfit_state(l->cluster).frozen; i++) {
         if (i > THAW_SECONDS * 1000 / THAW_POLL_MS)
             return err_set(detail, DIMFIT_ERR_TIMEOUT,
@@ -486,7 +497,7 @@ dimfit_err learner_train(struct learner *l, struct samples of, struct samples ne
     if (err == DIMFIT_OK)
         err = push_weights(l, pass, epoch, detail);
     l->train.now = !l->train.now;
-    return err;
+    return err == DIMFIT_OK ? learner_try(l, false, detail) : err;
 }
 
 static struct samples batch_at(struct samples all, size_t at) {
@@ -556,6 +567,68 @@ dimfit_err learner_score(struct learner *l, struct err_detail *detail) {
         if (err != DIMFIT_OK)
             return err;
         done = next;
+    }
+}
+
+/* ---- trials ---------------------------------------------------------------------------------- */
+
+/* Figures of the trial in hand; tried.samples stays 0 when the layout has moved on under it. */
+static dimfit_err evaluate_trial(struct learner *l, const struct dimfit_trial *trial,
+                                 struct err_detail *detail) {
+    dimfit_err err = follow(l, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    const struct tryout_model model = {
+        .cluster = l->cluster,
+        .view = l->spec.view,
+        .epoch = l->epoch,
+        .widths = l->widths,
+        .count = compact(l) && l->data->slot != NULL,
+        .model = l->model,
+        .weights = &l->weights,
+    };
+    if (!tryout_fits(l->tryout, trial, l->epoch)) {
+        if (l->weights.shared)
+            err = weights_pull(&l->weights, l->cluster);
+        if (err == DIMFIT_OK)
+            tryout_begin(l->tryout, trial, &model);
+    }
+    if (err == DIMFIT_OK)
+        err = tryout_evaluate(l->tryout, trial, &model, &l->tried);
+    if (err == DIMFIT_ERR_STALE_EPOCH)
+        return DIMFIT_OK;
+    if (err != DIMFIT_OK)
+        return fail(l, err, "evaluating a trial", detail);
+    if (l->tried.samples == 0)
+        return err_set(detail, DIMFIT_ERR_INVALID,
+                       "a search wants trials evaluated, and the data has no validation part");
+    return DIMFIT_OK;
+}
+
+/* Training goes on while the coordinator is away. */
+static bool is_silence(dimfit_err err) {
+    return err == DIMFIT_ERR_UNREACHABLE || err == DIMFIT_ERR_TIMEOUT || err == DIMFIT_ERR_MAYBE;
+}
+
+dimfit_err learner_try(struct learner *l, bool all, struct err_detail *detail) {
+    if (!all && l->tried.samples == 0 && progress_now() < l->ask_at)
+        return DIMFIT_OK;
+    for (;;) {
+        const struct dimfit_trial *trial = NULL;
+        const bool done = l->tried.samples > 0;
+        dimfit_err err = dimfit_trial_next(l->cluster, done ? &l->tried : NULL, all, &trial);
+        if (err != DIMFIT_OK && !all && is_silence(err)) {
+            l->ask_at = progress_now() + AWAY_SECONDS;
+            return DIMFIT_OK;
+        }
+        l->tried.samples = 0;
+        if (err != DIMFIT_OK)
+            return fail(l, err, "asking for a trial", detail);
+        l->ask_at = progress_now() + (trial->number == 0 ? ASK_SECONDS : 0);
+        if (trial->number > 0)
+            err = evaluate_trial(l, trial, detail);
+        if (err != DIMFIT_OK || !all || trial->over)
+            return err;
     }
 }
 

@@ -70,6 +70,10 @@ dimfit_err learner_evaluate(struct learner *l, struct samples of, struct figures
  * enough or the part ends; a job without one reports its end at once. */
 dimfit_err learner_score(struct learner *l, struct err_detail *detail) MUST_CHECK;
 
+/* Evaluate the trials that a search hands out. all: until there can be no more of them; otherwise
+ * one, now and then, so that training goes on. */
+dimfit_err learner_try(struct learner *l, bool all, struct err_detail *detail) MUST_CHECK;
+
 /* Adopt the layout in force, if it is new: from here on the model computes in it. Dense weights are
  * the learner's own copy until learner_restart() shares them under the new tag. cold draws the
  * first dense layer anew (full view; in the compact one the transforms keep its inputs what they

@@ -64,6 +64,8 @@ enum key {
     KEY_MIN_DIM,
     KEY_STRATEGY_OPTIONS,
     KEY_SAMPLES,
+    KEY_TRIAL_SAMPLES,
+    KEY_STAY,
     KEY_SCORE_BATCH,
     KEY_RETRAIN,
     KEY_RETRAIN_EPOCHS,
@@ -121,6 +123,10 @@ static const struct argp_option table[] = {
     {"min-dim", KEY_MIN_DIM, "N", 0, "Least width of a slot", 4},
     {"strategy-options", KEY_STRATEGY_OPTIONS, "K=V,...", 0, "Passed to the strategy", 4},
     {"samples", KEY_SAMPLES, "N", 0, "Score on this many samples (the whole validation part)", 4},
+    {"trial-samples", KEY_TRIAL_SAMPLES, "N", 0, "Try plans on this many validation samples (8192)",
+     4},
+    {"stay", KEY_STAY, NULL, 0,
+     "After all that, answer searches (score, evaluate trials) until the cluster stops", 4},
     {"score-batch", KEY_SCORE_BATCH, "B", 0, "Samples a scoring step (512)", 4},
     {"retrain", KEY_RETRAIN, NULL, 0, "Train again in the new layout", 4},
     {"retrain-epochs", KEY_RETRAIN_EPOCHS, "N", 0, "Passes of that at most (--epochs)", 4},
@@ -332,6 +338,12 @@ static error_t parse_search(int key, char *arg, struct argp_state *state,
         return 0;
     case KEY_SAMPLES:
         s->samples = whole(state, "samples", arg, 1, INT64_MAX);
+        return 0;
+    case KEY_TRIAL_SAMPLES:
+        s->trial_samples = whole(state, "trial-samples", arg, 1, INT64_MAX);
+        return 0;
+    case KEY_STAY:
+        s->stay = true;
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

@@ -10,9 +10,11 @@
 struct search_options {
     double kappa; /* 0: no search */
     const char *strategy, *estimator, *basis, *count, *rank,
-        *options;     /* NULL: the cluster's default */
-    int64_t min_dim;  /* -1: the cluster's default */
-    uint64_t samples; /* 0: the whole validation part */
+        *options;           /* NULL: the cluster's default */
+    int64_t min_dim;        /* -1: the cluster's default */
+    uint64_t samples;       /* 0: the whole validation part */
+    uint64_t trial_samples; /* 0: the cluster's default */
+    bool stay;              /* after all else, answer searches until the cluster stops */
 };
 
 struct train_options {

@@ -51,6 +51,8 @@ static json_t *request(const struct train_options *o) {
     set_text(args, "options", s->options);
     if (s->min_dim >= 0)
         json_object_set_new(args, "min_dim", json_integer(s->min_dim));
+    if (s->trial_samples > 0)
+        json_object_set_new(args, "trial_samples", json_integer((json_int_t)s->trial_samples));
     if (s->samples > 0)
         json_object_set_new(args, "samples", json_integer((json_int_t)s->samples));
     return args;
@@ -110,6 +112,8 @@ dimfit_err search_run(struct learner *learner, const struct train_options *optio
         err = learner_barrier(learner, detail);
     if (err == DIMFIT_OK)
         err = learner_score(learner, detail);
+    if (err == DIMFIT_OK)
+        err = learner_try(learner, true, detail);
     if (err == DIMFIT_OK && first)
         err = wait_for_commit(learner, &result.status, detail);
     if (err == DIMFIT_OK && first)
