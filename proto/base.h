@@ -59,6 +59,12 @@ static inline float load_f32(const void *p) {
     return v;
 }
 
+static inline double load_f64(const void *p) {
+    double v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
 /* Begin to load a cache line, as far as the second level: a core can wait for twice as many lines
  * there as in the first, and batches of random rows are bound by how many it waits for. */
 static inline void base_prefetch(const void *p) {

@@ -7,7 +7,7 @@ void section_list_fini(struct section_list *list) {
     *list = (struct section_list){0};
 }
 
-enum { FLAGS_ALL = SECTION_LOOKUPS | SECTION_CLICKS };
+enum { FLAGS_ALL = SECTION_LOOKUPS | SECTION_CLICKS | SECTION_CURVATURE };
 
 size_t section_body_size(size_t n_sections, uint64_t rows, uint64_t values, bool push,
                          uint32_t flags) {
@@ -30,14 +30,15 @@ static bool reserve(struct section_list *list, size_t n) {
 /* Entry by entry, so that the sums can't overflow: 65536 sections of 2^32 rows of 2^32 values do
  * not fit 64 bits, and a body of that length can't be here. */
 static dimfit_err read_entries(struct section_list *list, const uint8_t *entries, size_t len,
-                               bool push, struct err_detail *detail) {
-    list->rows = list->values = 0;
+                               bool push, uint32_t flags, struct err_detail *detail) {
+    list->rows = list->values = list->curvature = 0;
     for (size_t i = 0; i < list->n; i++, entries += SECTION_ENTRY) {
         struct section *const s = &list->items[i];
         *s = (struct section){
             .slot = load_u32(entries),
             .rows = load_u32(entries + 4),
             .width = load_u32(entries + 8),
+            .curved = load_u32(entries + 12),
         };
         if (push && i > 0 && s->slot <= s[-1].slot)
             return err_set(detail, DIMFIT_ERR_PROTOCOL,
@@ -51,6 +52,17 @@ static dimfit_err read_entries(struct section_list *list, const uint8_t *entries
                 detail, DIMFIT_ERR_PROTOCOL,
                 "section %zu (slot %u) says %u rows of %u values, the body has %zu bytes", i,
                 s->slot, s->rows, s->width, len);
+        if (s->curved == 0)
+            continue;
+        if ((flags & SECTION_CURVATURE) == 0 || s->width > len)
+            return err_set(detail, DIMFIT_ERR_PROTOCOL,
+                           "section %zu (slot %u) has no room for a curvature of %u lookups", i,
+                           s->slot, s->curved);
+        list->curvature += section_triangle(s->width);
+        if (list->curvature > len / sizeof(double))
+            return err_set(detail, DIMFIT_ERR_PROTOCOL,
+                           "the curvature of slot %u, %u wide, does not fit a body of %zu bytes",
+                           s->slot, s->width, len);
     }
     return DIMFIT_OK;
 }
@@ -70,10 +82,11 @@ dimfit_err section_parse(struct section_list *list, const void *body, size_t len
     if (!reserve(list, n))
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for %zu sections", n);
     list->n = n;
-    const dimfit_err err = read_entries(list, at + SECTION_HEAD, len, push, detail);
+    const dimfit_err err = read_entries(list, at + SECTION_HEAD, len, push, flags, detail);
     if (err != DIMFIT_OK)
         return err;
-    const size_t whole = section_body_size(n, list->rows, list->values, push, flags);
+    const size_t whole = section_body_size(n, list->rows, list->values, push, flags) +
+                         list->curvature * sizeof(double);
     if (whole != len)
         return err_set(detail, DIMFIT_ERR_PROTOCOL,
                        "the sections add up to %zu bytes, the body has %zu", whole, len);
@@ -84,6 +97,9 @@ dimfit_err section_parse(struct section_list *list, const void *body, size_t len
     const uint8_t *clicks = lookups;
     if ((flags & SECTION_LOOKUPS) != 0)
         clicks += list->rows * sizeof(uint32_t);
+    const uint8_t *curvature = clicks;
+    if ((flags & SECTION_CLICKS) != 0)
+        curvature += list->rows * sizeof(uint32_t);
     for (size_t i = 0; i < n; i++) {
         struct section *const s = &list->items[i];
         s->keys = keys;
@@ -96,6 +112,10 @@ dimfit_err section_parse(struct section_list *list, const void *body, size_t len
         s->clicks = (flags & SECTION_CLICKS) != 0 ? clicks : NULL;
         lookups += (size_t)s->rows * sizeof(uint32_t);
         clicks += (size_t)s->rows * sizeof(uint32_t);
+        if (s->curved > 0) {
+            s->curvature = curvature;
+            curvature += section_triangle(s->width) * sizeof(double);
+        }
     }
     return DIMFIT_OK;
 }
@@ -104,7 +124,7 @@ size_t section_put_head(uint8_t *body, const struct section *items, size_t n, ui
     const uint32_t head[2] = {(uint32_t)n, flags};
     memcpy(body, head, sizeof head);
     for (size_t i = 0; i < n; i++) {
-        const uint32_t entry[4] = {items[i].slot, items[i].rows, items[i].width, 0};
+        const uint32_t entry[4] = {items[i].slot, items[i].rows, items[i].width, items[i].curved};
         memcpy(body + SECTION_HEAD + i * SECTION_ENTRY, entry, sizeof entry);
     }
     return SECTION_HEAD + n * SECTION_ENTRY;

@@ -42,6 +42,7 @@ size_t wire_encode(const struct wire_header *header, uint8_t *out) {
     m.epoch = header->epoch;
     m.phase = header->phase;
     m.frozen = header->frozen;
+    m.curvature = header->curvature;
     m.status = header->status;
     m.detail = detail.text;
     m.mode = header->mode;
@@ -109,6 +110,7 @@ dimfit_err wire_decode(const void *bytes, size_t len, struct wire_header *out,
         .kind = m->kind,
         .reply = m->reply,
         .frozen = m->frozen,
+        .curvature = m->curvature,
         .phase = m->phase,
         .status = m->status,
         .mode = m->mode,

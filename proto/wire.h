@@ -93,10 +93,11 @@ enum wire_mode {
     TRIAL_OVER = 1 << 1,  /* reply: there is no search that could have any */
     TRIAL_LATER = 1 << 2, /* reply: none now */
 
-    SCORE_WANT_MOMENTS = 1 << 0, /* keep r^T dL/dr per step and slot, not just its diagonal */
-    SCORE_WANT_FREEZE = 1 << 1,  /* refuse training while scoring */
-    SCORE_WANT_LIVE = 1 << 2,    /* ordinary training pushes are scored */
-    SCORE_FULL = 1 << 3,         /* HEARTBEAT: the memory for score sums is used up */
+    SCORE_WANT_MOMENTS = 1 << 0,   /* keep r^T dL/dr per step and slot, not just its diagonal */
+    SCORE_WANT_FREEZE = 1 << 1,    /* refuse training while scoring */
+    SCORE_WANT_LIVE = 1 << 2,      /* ordinary training pushes are scored */
+    SCORE_FULL = 1 << 3,           /* HEARTBEAT: the memory for score sums is used up */
+    SCORE_WANT_CURVATURE = 1 << 4, /* workers shall bring the curvature of each slot (section.h) */
 
     GATHER_SCORES = 1 << 0,
     GATHER_MOMENTS = 1 << 1, /* sums over the stored rows: r, r^T r, plain and count-weighted */
@@ -108,6 +109,7 @@ enum wire_mode {
 struct wire_header {
     enum wire_kind kind;
     bool reply, frozen;
+    bool curvature; /* of a reply: scored pushes shall bring their slots' curvature (section.h) */
     enum wire_phase phase;
     dimfit_err status;
     uint32_t mode, timeout_ms;

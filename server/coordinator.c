@@ -23,6 +23,7 @@ void coordinator_reply(struct coordinator *c, const struct asker *to, struct wir
     reply->epoch = c->layout->epoch;
     reply->phase = c->search.phase;
     reply->frozen = coordinator_frozen(c);
+    reply->curvature = search_wants_curvature(&c->search);
     c->io.send(c->io.self, &to->route, reply, body, len);
 }
 

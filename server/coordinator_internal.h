@@ -287,6 +287,8 @@ void search_enter(struct coordinator *c, enum wire_phase phase);
 double search_seconds_in_phase(const struct coordinator *c);
 /* Tell every shard; nothing waits for the answers. */
 void search_broadcast(struct coordinator *c, enum wire_kind kind, uint64_t tag);
+/* Workers are asked to bring the curvature of their slots. */
+bool search_wants_curvature(const struct search *s);
 /* End the search where it stands: nothing has changed, whoever waits is told why. */
 void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
 /* Scoring, if any, is over: gather the statistics and plan. */

@@ -1,6 +1,5 @@
 #include "server/plan_internal.h"
 
-#include "server/basis.h"
 #include "server/plan_grow.h"
 
 #include <math.h>
@@ -26,8 +25,7 @@ void plan_destroy(struct plan **plan) {
 
 static void work_fini(struct plan_work *work) {
     for (size_t i = 0; work->fitted != NULL && i < work->plan->n_slots; i++) {
-        free(work->fitted[i].mean);
-        free(work->fitted[i].N);
+        basis_fini(&work->fitted[i].basis);
         free(work->fitted[i].norm);
         free(work->fitted[i].squares);
     }
@@ -88,6 +86,11 @@ static bool has_rows(const struct plan_fitted *f, const struct plan_slot *s) {
     return f->stats != NULL && s->rows > 0 && s->before > 0;
 }
 
+/* It has a basis of its own, and not its axes. */
+static bool is_fitted(const struct plan_fitted *f) {
+    return f->basis.encode != NULL;
+}
+
 static dimfit_err check_moments(const struct plan_work *work, const struct plan_fitted *f) {
     if (f->stats->sum != NULL)
         return DIMFIT_OK;
@@ -98,18 +101,37 @@ static dimfit_err check_moments(const struct plan_work *work, const struct plan_
 
 static dimfit_err fit_basis(struct plan_work *work, struct plan_fitted *f, struct plan_slot *s) {
     const size_t w = s->before;
-    f->mean = new_values(w);
-    f->N = new_values(w * w);
     s->eigenvalue = new_values(w);
-    if (f->mean == NULL || f->N == NULL || s->eigenvalue == NULL)
+    if (s->eigenvalue == NULL || basis_init(&f->basis, w) != DIMFIT_OK)
         return plan_nomem(work);
-    basis_identity(f->N, w);
     if (!has_rows(f, s))
         return DIMFIT_OK;
-    const dimfit_err err = check_moments(work, f);
+    dimfit_err err = check_moments(work, f);
     if (err != DIMFIT_OK)
         return err;
-    return basis_rotated(f->stats, f->mean, f->N, s->eigenvalue, work->detail);
+    const bool kfac = work->plan->request.basis == BASIS_KFAC;
+    err = kfac ? basis_kfac(f->stats, &f->basis, work->detail)
+               : basis_rotated(f->stats, &f->basis, work->detail);
+    /* A lookup's loss becomes a sample's, so that slots compare. */
+    const double samples = (double)work->plan->samples;
+    const double scale = kfac && samples > 0 ? f->stats->curved / samples : 1;
+    for (size_t k = 0; k < w; k++)
+        s->eigenvalue[k] = f->basis.eigenvalue[k] * scale;
+    return err;
+}
+
+/* The kfac basis is made of what workers bring while they score. */
+static dimfit_err check_curvature(const struct plan_work *work) {
+    if (work->plan->request.basis != BASIS_KFAC || work->strategy == NULL)
+        return DIMFIT_OK;
+    for (size_t i = 0; i < work->plan->n_slots; i++) {
+        const struct slot_stats *const stats = work->fitted[i].stats;
+        if (stats != NULL && stats->curvature != NULL && stats->curved > 0)
+            return DIMFIT_OK;
+    }
+    return err_set(work->detail, DIMFIT_ERR_STATE,
+                   "no scored push brought the second moments of its gradients, which the kfac "
+                   "basis is made of; workers send them in a search started with --basis kfac");
 }
 
 static dimfit_err measure_norms(struct plan_work *work, struct plan_fitted *f,
@@ -123,10 +145,10 @@ static dimfit_err measure_norms(struct plan_work *work, struct plan_fitted *f,
     const dimfit_err err = check_moments(work, f);
     if (err != DIMFIT_OK)
         return err;
-    if (f->N != NULL)
-        basis_norm(f->stats, f->mean, f->N, f->norm);
+    if (is_fitted(f))
+        basis_norm(f->stats, &f->basis, f->norm);
     for (size_t k = 0; k < w; k++) {
-        if (f->N == NULL)
+        if (!is_fitted(f))
             f->norm[k] = sqrt(f->stats->second[k * w + k]);
         if (!isfinite(f->norm[k]))
             return err_set(work->detail, DIMFIT_ERR_NOT_FINITE,
@@ -136,7 +158,7 @@ static dimfit_err measure_norms(struct plan_work *work, struct plan_fitted *f,
 }
 
 static dimfit_err fit_slots(struct plan_work *work) {
-    dimfit_err err = DIMFIT_OK;
+    dimfit_err err = check_curvature(work);
     for (size_t i = 0; i < work->plan->n_slots && err == DIMFIT_OK; i++) {
         if (work->plan->request.basis != BASIS_AXIS)
             err = fit_basis(work, &work->fitted[i], &work->plan->slots[i]);
@@ -190,8 +212,8 @@ static dimfit_err add_part(struct plan_work *work, const struct step_slot *part)
                        "slot %u: its scores are %u wide, the layout says %u", s->slot, part->width,
                        s->before);
     const double *g = part->g;
-    if (f->N != NULL) {
-        basis_score(part, f->mean, f->N, turned);
+    if (is_fitted(f)) {
+        basis_score(part, &f->basis, turned);
         g = turned;
     }
     for (size_t k = 0; k < s->before; k++) {
@@ -365,15 +387,7 @@ static uint32_t kept_of(const struct plan_slot *s) {
 static bool changes(const struct plan_slot *s, const struct plan_fitted *f) {
     if (kept_of(s) < s->before || s->added > 0)
         return true;
-    if (f->N == NULL)
-        return false;
-    for (size_t j = 0; j < s->before; j++) {
-        for (size_t k = 0; k < s->before; k++) {
-            if (f->N[j * s->before + k] != (j == k))
-                return true;
-        }
-    }
-    return false;
+    return is_fitted(f) && !basis_is_identity(&f->basis);
 }
 
 static bool concerns(const struct plan_slot *s, const struct plan_fitted *f, bool losses) {
@@ -382,31 +396,24 @@ static bool concerns(const struct plan_slot *s, const struct plan_fitted *f, boo
 
 /* The mean is restored where directions go. Where none does nothing is lost that would need it, and
  * leaving it in the rows keeps them exact. */
-static void fill_dense(const struct plan_slot *s, const struct plan_fitted *f,
-                       struct change_slot *out) {
-    const size_t w = s->before, kept = kept_of(s);
-    size_t to = 0;
-    for (size_t k = 0; k < w; k++) {
-        if (!s->keep[k])
-            continue;
-        for (size_t j = 0; j < w; j++)
-            out->T[j * kept + to] = out->N[j * kept + to] = f->N[j * w + k];
-        to++;
-    }
-    if (kept < w) {
-        memcpy(out->shift, f->mean, w * sizeof *out->shift);
+static dimfit_err fill_dense(const struct plan_work *work, const struct plan_slot *s,
+                             const struct plan_fitted *f, struct change_slot *out) {
+    if (kept_of(s) < s->before) {
+        memcpy(out->shift, f->basis.mean, s->before * sizeof *out->shift);
     } else {
         free(out->shift);
         out->shift = NULL;
     }
+    return basis_change(&f->basis, s->keep, kept_of(s), out->T, out->N, work->detail);
 }
 
-static void fill_keep(const struct plan_slot *s, struct change_slot *out) {
+static dimfit_err fill_keep(const struct plan_slot *s, struct change_slot *out) {
     size_t to = 0;
     for (uint32_t k = 0; k < s->before; k++) {
         if (s->keep[k])
             out->keep[to++] = (uint16_t)k;
     }
+    return DIMFIT_OK;
 }
 
 dimfit_err plan_build_change(struct plan_work *work, bool losses, struct change **out) {
@@ -424,15 +431,17 @@ dimfit_err plan_build_change(struct plan_work *work, bool losses, struct change 
         const struct plan_fitted *const f = &work->fitted[i];
         if (!concerns(s, f, losses))
             continue;
-        if (change_slot_alloc_added(to, s->slot, layout_find(work->layout, s->slot)->dim, s->before,
-                                    s->after, s->added, f->N != NULL) != DIMFIT_OK) {
-            change_destroy(&change);
-            return plan_nomem(work);
-        }
-        if (f->N != NULL)
-            fill_dense(s, f, to);
+        dimfit_err err = change_slot_alloc_added(to, s->slot,
+                                                 layout_find(work->layout, s->slot)->dim, s->before,
+                                                 s->after, s->added, is_fitted(f));
+        if (err != DIMFIT_OK)
+            plan_nomem(work);
         else
-            fill_keep(s, to);
+            err = is_fitted(f) ? fill_dense(work, s, f, to) : fill_keep(s, to);
+        if (err != DIMFIT_OK) {
+            change_destroy(&change);
+            return err;
+        }
         to++;
     }
     *out = change;

@@ -22,7 +22,7 @@
     X(CURVATURE, "curvature")                                                                      \
     X(TAYLOR, "taylor")                                                                            \
     X(GUARDED, "guarded")
-#define PLAN_BASIS_MAP(X)     X(AXIS, "axis") X(ROTATED, "rotated")
+#define PLAN_BASIS_MAP(X)     X(AXIS, "axis") X(ROTATED, "rotated") X(KFAC, "kfac")
 #define PLAN_COUNT_MAP(X)     X(PARAMS, "params") X(DIMS, "dims")
 #define PLAN_RANK_MAP(X)      X(SCORE, "score") X(DENSITY, "density")
 #define PLAN_GROW_INIT_MAP(X) X(DRAWN, "drawn") X(ZERO, "zero")
@@ -88,8 +88,9 @@ struct plan_slot {
     double *g, *s; /* [before] estimate and score of each unit, in the plan's basis; behind s,
                     * [room], what new ones are expected to score */
     double
-        *eigenvalue; /* [before] count-weighted second moment of the unit, descending; NULL: axis */
-    uint8_t *keep;   /* [before + room] alpha */
+        *eigenvalue;  /* [before] descending; `rotated`: the unit's count-weighted second moment,
+                         `kfac`: twice the second-order loss a sample of dropping it; NULL: axis */
+    uint8_t *keep;    /* [before + room] alpha; `kfac`: of those that are there, a prefix */
     double *priority; /* [before] what the strategy ranked its units by; NULL: it ranked none */
 };
 

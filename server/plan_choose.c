@@ -197,6 +197,18 @@ static struct dimfit_strategy_slot show_slot(const struct plan_work *work, size_
     };
 }
 
+/* In the kfac basis no units of a slot lose less than its first ones: as many as were chosen. */
+static void take_prefixes(const struct plan *plan) {
+    for (size_t i = 0; i < plan->n_slots; i++) {
+        const struct plan_slot *const s = &plan->slots[i];
+        uint32_t kept = 0;
+        for (uint32_t k = 0; k < s->before; k++)
+            kept += s->keep[k];
+        memset(s->keep, 0, s->before);
+        memset(s->keep, 1, kept);
+    }
+}
+
 dimfit_err plan_choose(struct plan_work *work) {
     struct plan *const plan = work->plan;
     const size_t n = plan->n_slots;
@@ -232,6 +244,8 @@ dimfit_err plan_choose(struct plan_work *work) {
     err = budget_open(&turn->budget, work->detail);
     if (err == DIMFIT_OK)
         err = ask(turn, slots, keep);
+    if (err == DIMFIT_OK && plan->request.basis == BASIS_KFAC)
+        take_prefixes(plan);
     plan->cost_before = (double)turn->budget.whole;
     plan->cost_after = (double)budget_cost(&turn->budget, keep);
 

@@ -56,9 +56,9 @@ static void add_unit(const double *M, const struct plan_fitted *f, const struct 
     const size_t w = s->before;
     const double weight = s->eigenvalue != NULL ? s->eigenvalue[k] : 1;
     for (size_t i = 0; i < d; i++) {
-        m[i] = f->N == NULL ? M[i * w + k] : 0;
-        for (size_t j = 0; j < w && f->N != NULL; j++)
-            m[i] += M[i * w + j] * f->N[j * w + k];
+        m[i] = f->basis.decode == NULL ? M[i * w + k] : 0;
+        for (size_t j = 0; j < w && f->basis.decode != NULL; j++)
+            m[i] += M[i * w + j] * f->basis.decode[j * w + k];
     }
     for (size_t i = 0; i < d; i++) {
         for (size_t j = 0; j < d && m[i] != 0; j++)

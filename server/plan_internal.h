@@ -4,12 +4,13 @@
 #ifndef SERVER_PLAN_INTERNAL_H
 #define SERVER_PLAN_INTERNAL_H
 
+#include "server/basis.h"
 #include "server/plan.h"
 
 /* What planning knows of a slot beside the plan itself. */
 struct plan_fitted {
     const struct slot_stats *stats; /* NULL for a slot newer than the statistics: no rows */
-    double *mean, *N;               /* NULL in the axis basis */
+    struct basis_fit basis;         /* zeroed in the axis basis */
     double *norm;                   /* NULL unless the strategy needs it */
     double *
         squares; /* sum over steps of g squared; NULL unless the estimator is of the second order */

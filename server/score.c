@@ -1,5 +1,7 @@
 #include "server/score.h"
 
+#include "proto/section.h"
+
 #include <stdlib.h>
 
 enum {
@@ -34,12 +36,14 @@ struct score_step {
 
 struct slot_rows {
     uint32_t slot, width;
-    double *row; /* [w] */
+    double *row;       /* [w] */
+    double *curvature; /* upper triangle, row by row; NULL when not kept */
+    uint64_t lookups;  /* behind it */
 };
 
 struct score {
     uint64_t max_bytes, bytes;
-    bool moments, searching;
+    bool moments, curvature, searching;
     struct score_step **heads; /* [n_heads], a power of two, by id */
     size_t n_heads, n_steps;
     struct score_step *oldest, *newest;
@@ -132,11 +136,11 @@ static void step_free(struct score_step *step) {
 
 static void rows_clear(struct score *score) {
     for (size_t i = 0; i < score->n_rows; i++)
-        free(score->rows[i].row);
+        free(score->rows[i].row); /* and the curvature behind it */
     score->n_rows = 0;
 }
 
-void score_restart(struct score *score, bool moments, bool searching) {
+void score_restart(struct score *score, uint32_t keep, bool searching) {
     while (score->oldest != NULL) {
         struct score_step *const step = score->oldest;
         step_unlink(score, step);
@@ -147,7 +151,8 @@ void score_restart(struct score *score, bool moments, bool searching) {
     score->samples = 0;
     score->n_evicted = 0;
     score->next_evicted = 0;
-    score->moments = moments;
+    score->moments = (keep & SCORE_KEEP_MOMENTS) != 0;
+    score->curvature = (keep & SCORE_KEEP_CURVATURE) != 0;
     score->searching = searching;
 }
 
@@ -158,7 +163,7 @@ void score_stop(struct score *score) {
 void score_destroy(struct score **score) {
     if (*score == NULL)
         return;
-    score_restart(*score, false, false);
+    score_restart(*score, 0, false);
     free((*score)->heads);
     free((*score)->rows);
     free((*score)->evicted);
@@ -289,7 +294,9 @@ static dimfit_err rows_open(struct score *score, const struct score_step *step,
             base_assert(there->width == widths[i]);
             continue;
         }
-        const uint64_t bytes = sizeof *score->rows + widths[i] * sizeof(double);
+        const size_t w = widths[i];
+        const size_t doubles = w + (score->curvature ? section_triangle(w) : 0);
+        const uint64_t bytes = sizeof *score->rows + doubles * sizeof(double);
         dimfit_err err = make_room(score, bytes, step, detail);
         if (err != DIMFIT_OK)
             return err;
@@ -297,12 +304,17 @@ static dimfit_err rows_open(struct score *score, const struct score_step *step,
                       sizeof *score->rows);
         if (err != DIMFIT_OK)
             return err;
-        double *const row = sums_new(widths[i] * sizeof *row);
+        double *const row = sums_new(doubles * sizeof *row);
         if (row == NULL)
             return DIMFIT_ERR_NOMEM;
         const size_t at = slot_position(score->rows, score->n_rows, sizeof *score->rows, slots[i]);
         memmove(&score->rows[at + 1], &score->rows[at], (score->n_rows - at) * sizeof *score->rows);
-        score->rows[at] = (struct slot_rows){slots[i], widths[i], row};
+        score->rows[at] = (struct slot_rows){
+            .slot = slots[i],
+            .width = widths[i],
+            .row = row,
+            .curvature = score->curvature ? row + w : NULL,
+        };
         score->n_rows++;
         score->bytes += bytes;
     }
@@ -455,6 +467,18 @@ struct score_sums score_slot(struct score *score, struct score_step *step, uint3
     return sums;
 }
 
+void score_curvature(struct score *score, uint32_t slot, const uint8_t *curvature, double scale,
+                     uint32_t lookups) {
+    struct slot_rows *const rows = rows_find(score, slot);
+    base_assert(rows != NULL);
+    if (rows->curvature == NULL)
+        return;
+    const size_t n = section_triangle(rows->width);
+    for (size_t i = 0; i < n; i++)
+        rows->curvature[i] += scale * load_f64(curvature + i * sizeof(double));
+    rows->lookups += lookups;
+}
+
 uint64_t score_bytes(const struct score *score) {
     return score->bytes;
 }
@@ -516,6 +540,16 @@ static dimfit_err export_steps(const struct score *score, struct stats *stats) {
     return err;
 }
 
+static void export_curvature(const struct slot_rows *rows, struct slot_stats *slot) {
+    const size_t w = rows->width;
+    const double *from = rows->curvature;
+    for (size_t i = 0; i < w; i++) {
+        for (size_t k = i; k < w; k++)
+            slot->curvature[i * w + k] = slot->curvature[k * w + i] = *from++;
+    }
+    slot->curved = (double)rows->lookups;
+}
+
 static dimfit_err export_rows(const struct score *score, struct stats *stats) {
     for (size_t i = 0; i < stats->n_slots; i++) {
         struct slot_stats *const slot = &stats->slots[i];
@@ -528,6 +562,11 @@ static dimfit_err export_rows(const struct score *score, struct stats *stats) {
         if (slot->row_score == NULL)
             return DIMFIT_ERR_NOMEM;
         memcpy(slot->row_score, rows->row, slot->width * sizeof *slot->row_score);
+        if (rows->curvature == NULL)
+            continue;
+        if (!stats_add_curvature(slot))
+            return DIMFIT_ERR_NOMEM;
+        export_curvature(rows, slot);
     }
     return DIMFIT_OK;
 }

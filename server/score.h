@@ -2,6 +2,9 @@
  * A shard's score sums: for each scoring step and slot, what pushes add up (stats.h,
  * design 2.1-2.4).
  *
+ * Where the kfac basis may be fitted, each slot also has the sum of its gradients' second moments,
+ * samples^2 * g^T g over the lookups that workers told of (section.h); it needs no steps.
+ *
  * A push opens its step once, then asks for each slot's sums, and the table adds to them inside the
  * pass over the rows. Steps are kept whole until the coordinator gathers them, since absolute
  * values and the change of basis come after the sum over shards and workers. Memory is bounded by a
@@ -32,9 +35,14 @@ struct score_sums {
 dimfit_err score_new(uint64_t max_bytes, struct score **out) MUST_CHECK;
 void score_destroy(struct score **score);
 
-/* Forget all sums. moments: keep C and b from now on. searching: refuse rather than drop when full.
- */
-void score_restart(struct score *score, bool moments, bool searching);
+enum score_keep {
+    SCORE_KEEP_MOMENTS = 1 << 0,   /* C and b */
+    SCORE_KEEP_CURVATURE = 1 << 1, /* second moments of gradients */
+};
+
+/* Forget all sums, and keep from now on what `keep` says. searching: refuse rather than drop when
+ * full. */
+void score_restart(struct score *score, uint32_t keep, bool searching);
 void score_stop(struct score *score); /* a search's end: searching = false, sums stay */
 
 /* Make sure the step and all its n slots' sums are there, so that the push cannot fail half-way;
@@ -47,12 +55,17 @@ dimfit_err score_open(struct score *score, uint64_t step, uint64_t worker, uint6
 dimfit_err score_leave_out(struct score *score, uint64_t step) MUST_CHECK;
 /* The sums of one slot named at score_open(). */
 struct score_sums score_slot(struct score *score, struct score_step *step, uint32_t slot);
+/* Add scale * curvature, an upper triangle of f64 as a section has it, that is of so many lookups,
+ * to a slot named at score_open(); nothing happens where none is kept. */
+void score_curvature(struct score *score, uint32_t slot, const uint8_t *curvature, double scale,
+                     uint32_t lookups);
 
 uint64_t score_bytes(const struct score *score);
 uint64_t score_steps(const struct score *score);
 uint64_t score_samples(const struct score *score); /* as seen by this shard */
 
-/* Fill in steps, evicted ids and the row scores of the slots that stats already lists. */
+/* Fill in steps, evicted ids, and the row scores and curvatures of the slots that stats already
+ * lists. */
 dimfit_err score_export(const struct score *score, struct stats *stats) MUST_CHECK;
 
 #endif

@@ -227,6 +227,7 @@ static dimfit_err begin_scoring(struct coordinator *c, const struct asker *asker
         .kind = WIRE_SCORE_START,
         .tag = s->id,
         .mode = (s->request.basis == BASIS_AXIS ? 0u : SCORE_WANT_MOMENTS) |
+                (s->request.basis == BASIS_KFAC ? SCORE_WANT_CURVATURE : 0u) |
                 (s->freeze ? SCORE_WANT_FREEZE : SCORE_WANT_LIVE),
     };
     struct op *op = NULL;
@@ -295,7 +296,7 @@ dimfit_err search_start(struct coordinator *c, const struct asker *asker, const 
              s->request.kappa, request.plan.strategy, estimator_name(s->request.estimator),
              basis_name(s->request.basis), s->freeze ? "freeze" : "live",
              s->plan_only ? ", plan only" : "");
-    if ((strategy->needs & DIMFIT_NEEDS_SCORES) != 0)
+    if ((strategy->needs & DIMFIT_NEEDS_SCORES) != 0 || s->request.basis == BASIS_KFAC)
         return begin_scoring(c, asker, detail);
     s->freeze = false;
     search_begin_planning(c);
@@ -354,6 +355,10 @@ dimfit_err search_abort(struct coordinator *c, struct err_detail *detail) {
         plans_forget(c, s->id);
     search_fail(c, DIMFIT_ERR_STATE, &why);
     return DIMFIT_OK;
+}
+
+bool search_wants_curvature(const struct search *s) {
+    return s->phase == PHASE_SCORING && s->request.basis == BASIS_KFAC;
 }
 
 void search_fini(struct coordinator *c) {

@@ -144,6 +144,7 @@ static void end_reply(const struct shard *shard, dimfit_err status, struct shard
     reply->header.epoch = shard->layout->epoch;
     reply->header.phase = shard->phase;
     reply->header.frozen = shard->frozen;
+    reply->header.curvature = shard->curvature;
 }
 
 /* Older: the layout comes with the refusal. Newer: the shard has yet to hear of the commit. */

@@ -41,6 +41,7 @@ struct shard {
     uint64_t search; /* the one that last started scoring */
     bool frozen;     /* training pushes are turned away */
     bool live;       /* training pushes are scored */
+    bool curvature;  /* scored pushes are asked for their curvature */
     bool full;       /* score sums were left out for want of memory since scoring started */
 
     uint64_t prepared_epoch; /* 0: none */

@@ -1,5 +1,6 @@
 #include "server/shard_internal.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* Everything that can fail comes before the first row is touched: a refused push changes nothing.
@@ -11,6 +12,21 @@ static dimfit_err check_grads(const struct section_list *sections, struct table_
         const dimfit_err err = table_check_grads(slots[i], s->keys, s->grads, s->rows, detail);
         if (err != DIMFIT_OK)
             return err;
+    }
+    return DIMFIT_OK;
+}
+
+/* The one part of a body that the table does not look at. */
+static dimfit_err check_curvature(const struct section_list *sections, struct err_detail *detail) {
+    for (size_t i = 0; i < sections->n; i++) {
+        const struct section *const s = &sections->items[i];
+        const size_t n = s->curvature != NULL ? section_triangle(s->width) : 0;
+        for (size_t k = 0; k < n; k++) {
+            if (!isfinite(load_f64(s->curvature + k * sizeof(double))))
+                return err_set(detail, DIMFIT_ERR_NOT_FINITE,
+                               "slot %u: the second moments of its gradients are not finite",
+                               s->slot);
+        }
     }
     return DIMFIT_OK;
 }
@@ -147,6 +163,8 @@ static dimfit_err prepare(struct shard *shard, const struct wire_header *header,
         err = check_counts(shard, header, detail);
     if (err == DIMFIT_OK)
         err = check_grads(&shard->sections, slots, detail);
+    if (err == DIMFIT_OK)
+        err = check_curvature(&shard->sections, detail);
     if (err == DIMFIT_OK && train)
         err = reserve_rows(shard, slots, room, detail);
     if (err != DIMFIT_OK || !score)
@@ -170,6 +188,9 @@ static void apply(struct shard *shard, const struct wire_header *header, bool tr
             sums.step = header->step;
             sums.sample = shard->score_sample;
             shard->counters.keys_scored += s->rows;
+            if (s->curvature != NULL)
+                score_curvature(shard->score, s->slot, s->curvature, sums.scale * sums.scale,
+                                s->curved);
         }
         const struct table_counts counts = {s->lookups, s->clicks, header->day};
         table_push(slots[i], s->keys, s->grads, &counts, s->rows, train, scored ? &sums : NULL);

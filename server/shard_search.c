@@ -42,7 +42,12 @@ dimfit_err shard_add_slots(struct shard *shard, const struct shard_message *in,
 dimfit_err shard_score_start(struct shard *shard, const struct shard_message *in,
                              struct shard_reply *reply) {
     const uint32_t mode = in->header->mode;
-    score_restart(shard->score, (mode & SCORE_WANT_MOMENTS) != 0, true);
+    const bool curvature = (mode & SCORE_WANT_CURVATURE) != 0;
+    score_restart(shard->score,
+                  ((mode & SCORE_WANT_MOMENTS) != 0 ? SCORE_KEEP_MOMENTS : 0u) |
+                      (curvature ? SCORE_KEEP_CURVATURE : 0u),
+                  true);
+    shard->curvature = curvature;
     shard->search = in->header->tag;
     shard->frozen = (mode & SCORE_WANT_FREEZE) != 0;
     shard->live = (mode & SCORE_WANT_LIVE) != 0;
@@ -50,11 +55,17 @@ dimfit_err shard_score_start(struct shard *shard, const struct shard_message *in
     return DIMFIT_OK;
 }
 
+/* Pushes are again what they are outside a search. */
+static void end_scoring(struct shard *shard) {
+    shard->frozen = false;
+    shard->live = false;
+    shard->curvature = false;
+}
+
 dimfit_err shard_score_stop(struct shard *shard, const struct shard_message *in,
                             struct shard_reply *reply) {
     score_stop(shard->score);
-    shard->frozen = false;
-    shard->live = false;
+    end_scoring(shard);
     return DIMFIT_OK;
 }
 
@@ -234,9 +245,8 @@ dimfit_err shard_commit(struct shard *shard, const struct shard_message *in,
     take_layout(shard, shard->prepared_change);
     forget_prepared(shard);
     dense_drop_old(shard->dense, epoch);
-    score_restart(shard->score, false, false);
-    shard->frozen = false;
-    shard->live = false;
+    score_restart(shard->score, 0, false);
+    end_scoring(shard);
     return DIMFIT_OK;
 }
 
@@ -246,8 +256,7 @@ dimfit_err shard_discard(struct shard *shard, const struct shard_message *in,
     if (shard->prepared_epoch == in->header->tag)
         forget_prepared(shard);
     score_stop(shard->score);
-    shard->frozen = false;
-    shard->live = false;
+    end_scoring(shard);
     return DIMFIT_OK;
 }
 

@@ -8,6 +8,7 @@ enum {
     STATS_MAGIC = 0x31736664, /* "dfs1" */
     FLAG_MOMENTS = 1 << 0,
     FLAG_SCORED = 1 << 1,
+    FLAG_CURVED = 1 << 2,
     /* Bytes of encoded entries with nothing in them. */
     SLOT_BYTES_MIN = 25,
     STEP_BYTES_MIN = 16,
@@ -61,6 +62,7 @@ void stats_destroy(struct stats **stats) {
     for (size_t i = 0; i < s->n_slots; i++) {
         moments_drop(&s->slots[i]);
         free(s->slots[i].row_score);
+        free(s->slots[i].curvature);
     }
     for (size_t i = 0; i < s->n_steps; i++)
         step_fini(&s->steps[i]);
@@ -128,6 +130,12 @@ static struct slot_stats *slot_insert(struct stats *stats, size_t at, uint32_t s
 struct slot_stats *stats_add_slot(struct stats *stats, uint32_t slot, uint32_t width,
                                   bool moments) {
     return slot_insert(stats, stats->n_slots, slot, width, moments);
+}
+
+bool stats_add_curvature(struct slot_stats *slot) {
+    if (slot->curvature == NULL)
+        slot->curvature = new_sums((size_t)slot->width * slot->width);
+    return slot->curvature != NULL;
 }
 
 static struct step_stats *step_insert(struct stats *stats, size_t at, uint64_t step) {
@@ -294,6 +302,8 @@ static dimfit_err open_slots(struct stats *into, const struct stats *part) {
             if (to->row_score == NULL)
                 return DIMFIT_ERR_NOMEM;
         }
+        if (from->curvature != NULL && !stats_add_curvature(to))
+            return DIMFIT_ERR_NOMEM;
     }
     return DIMFIT_OK;
 }
@@ -348,6 +358,9 @@ static void add_slot(struct slot_stats *to, const struct slot_stats *from) {
     }
     if (from->row_score != NULL)
         add(to->row_score, from->row_score, w);
+    if (from->curvature != NULL)
+        add(to->curvature, from->curvature, w * w);
+    to->curved += from->curved;
 }
 
 static void add_step(struct step_stats *to, const struct step_stats *from) {
@@ -438,7 +451,8 @@ void stats_encode(const struct stats *stats, struct buf *out) {
         buf_put_u64(out, s->rows);
         buf_put_f64(out, s->lookups);
         buf_put_u8(out, (uint8_t)((s->sum != NULL ? FLAG_MOMENTS : 0) |
-                                  (s->row_score != NULL ? FLAG_SCORED : 0)));
+                                  (s->row_score != NULL ? FLAG_SCORED : 0) |
+                                  (s->curvature != NULL ? FLAG_CURVED : 0)));
         if (s->sum != NULL) {
             put_sums(out, s->sum, w);
             put_sums(out, s->second, w * w);
@@ -447,6 +461,10 @@ void stats_encode(const struct stats *stats, struct buf *out) {
         }
         if (s->row_score != NULL)
             put_sums(out, s->row_score, w);
+        if (s->curvature != NULL) {
+            put_sums(out, s->curvature, w * w);
+            buf_put_f64(out, s->curved);
+        }
     }
     for (size_t i = 0; i < stats->n_steps; i++)
         put_step(&stats->steps[i], out);
@@ -462,10 +480,13 @@ static dimfit_err read_slot(struct reader *in, struct stats *stats) {
     const double lookups = reader_f64(in);
     const uint8_t flags = reader_u8(in);
     const bool moments = (flags & FLAG_MOMENTS) != 0, scored = (flags & FLAG_SCORED) != 0;
+    const bool curved = (flags & FLAG_CURVED) != 0;
     const size_t n = stats->n_slots;
-    if (in->failed || flags > (FLAG_MOMENTS | FLAG_SCORED) || w > LAYOUT_DIM_MAX ||
+    if (in->failed || flags > (FLAG_MOMENTS | FLAG_SCORED | FLAG_CURVED) || w > LAYOUT_DIM_MAX ||
         (n > 0 && stats->slots[n - 1].slot >= id) ||
-        !reader_has(in, (moments ? 2 * (w + w * w) : 0) + (scored ? w : 0), sizeof(double)))
+        !reader_has(in,
+                    (moments ? 2 * (w + w * w) : 0) + (scored ? w : 0) + (curved ? w * w + 1 : 0),
+                    sizeof(double)))
         return DIMFIT_ERR_PROTOCOL;
     struct slot_stats *const s = stats_add_slot(stats, id, (uint32_t)w, moments);
     if (s == NULL)
@@ -479,6 +500,12 @@ static dimfit_err read_slot(struct reader *in, struct stats *stats) {
         if (s->row_score == NULL)
             return DIMFIT_ERR_NOMEM;
         reader_copy(in, s->row_score, w * sizeof *s->row_score);
+    }
+    if (curved) {
+        if (!stats_add_curvature(s))
+            return DIMFIT_ERR_NOMEM;
+        reader_copy(in, s->curvature, w * w * sizeof *s->curvature);
+        s->curved = reader_f64(in);
     }
     return DIMFIT_OK;
 }

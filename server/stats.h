@@ -5,8 +5,9 @@
  * and count-weighted sums of r and r^T r (in stored coordinates, before the change). Per scoring
  * step and slot: the signed sums g_k = sum of samples * r_k * dL/dr_k, and, where a basis may be
  * fitted, C = sum of samples * r^T dL/dr (g is its diagonal) and b = sum of samples * dL/dr. Beside
- * them `row`, the sum over rows of |r_k dL/dr_k|. All float64, so that the result does not depend
- * on how rows are spread over shards (1e-9 of the largest score).
+ * them `row`, the sum over rows of |r_k dL/dr_k|, and for the kfac basis the curvature, the sum
+ * over single lookups of g^T g, g = samples * dL/dr. All float64, so that the result does not
+ * depend on how rows are spread over shards (1e-9 of the largest score).
  *
  * A struct stats is one shard's part or, after stats_merge(), the whole cluster's: the same type.
  * It is owned by one thread at a time.
@@ -25,6 +26,8 @@ struct slot_stats {
     double *looked_sum; /* [w]    sum of count * r          | */
     double *looked_second; /* [w][w] sum of count * r^T r      | */
     double *row_score; /* [w]    sum over rows of |r dL/dr|, NULL when the slot was not scored */
+    double *curvature; /* [w][w] sum of (samples dL/dr)^T (samples dL/dr), NULL when not kept */
+    double curved;     /* lookups behind it */
 };
 
 struct step_slot {
@@ -61,6 +64,8 @@ void stats_destroy(struct stats **stats);
 /* Append a slot or step entry (ascending order is the caller's duty) with zeroed arrays. The
  * pointer is valid until the next append. NULL out of memory. */
 struct slot_stats *stats_add_slot(struct stats *stats, uint32_t slot, uint32_t width, bool moments);
+/* Give the slot a curvature of zeros if it has none. False out of memory. */
+bool stats_add_curvature(struct slot_stats *slot);
 struct step_stats *stats_add_step(struct stats *stats, uint64_t step);
 struct step_slot *step_add_slot(struct step_stats *step, uint32_t slot, uint32_t width, bool C);
 /* Workers may come in any order, and again: the largest samples stand. */

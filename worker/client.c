@@ -61,6 +61,7 @@ void client_heard(struct dimfit *c, const struct wire_header *header) {
     c->epoch = header->epoch;
     c->phase = header->phase;
     c->frozen = header->frozen;
+    c->curvature = header->curvature;
 }
 
 struct dimfit_state dimfit_state(const struct dimfit *c) {

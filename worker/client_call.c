@@ -1,5 +1,7 @@
 #include "worker/client_call.h"
 
+#include "worker/client_curvature.h"
+
 #include <stdlib.h>
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -9,6 +11,7 @@ static void call_free(struct dimfit_call *call) {
         keys_fini(&call->slots[i].keys);
         free(call->slots[i].sums);
         free(call->slots[i].clicks);
+        free(call->slots[i].curvature);
     }
     free(call->slots);
     free(call->rows);
@@ -120,8 +123,10 @@ dimfit_err call_new(struct dimfit *c, enum dimfit_view view, const struct dimfit
     call->n = n;
     if (n > 0)
         memcpy(call->rows, rows, n * sizeof *rows);
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         call->slots[i].counts = NULL;
+        call->slots[i].curved = 0;
+    }
     *out = call;
     return DIMFIT_OK;
 }
@@ -250,10 +255,12 @@ dimfit_err call_sections(const struct dimfit_call *call, struct part *part, stru
         const uint32_t count = (uint32_t)(span.end - span.at);
         if (count == 0)
             continue;
+        const uint32_t curved = map->width > 0 ? curvature_lookups(call, i, part->shard) : 0;
         call->sections[size.sections++] = (struct section){
-            .slot = slot, .rows = count, .width = map->width};
+            .slot = slot, .rows = count, .width = map->width, .curved = curved};
         size.rows += count;
         size.values += (uint64_t)count * map->width;
+        size.curvature += curved > 0 ? section_triangle(map->width) : 0;
     }
     *out = size;
     return DIMFIT_OK;
@@ -273,7 +280,8 @@ static uint8_t *put_keys(const struct dimfit_call *call, const struct part *part
 
 dimfit_err call_body(struct dimfit_call *call, struct part *part, const struct part_size *size,
                      bool push, uint32_t flags, uint8_t **keys_end) {
-    const size_t bytes = section_body_size(size->sections, size->rows, size->values, push, flags);
+    const size_t bytes = section_body_size(size->sections, size->rows, size->values, push, flags) +
+                         size->curvature * sizeof(double);
     if (zmq_msg_init_size(&part->body, bytes) != 0) {
         zmq_msg_init(&part->body);
         return err_set(&part->detail, DIMFIT_ERR_NOMEM, "no memory for a message of %zu bytes",

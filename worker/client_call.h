@@ -22,6 +22,9 @@ struct call_slot {
     size_t cap_sums;        /* floats */
     uint32_t *clicks;       /* push: of each distinct key, where the caller gives any */
     size_t cap_clicks;
+    double *curvature; /* push: [width][width], and scratch; client_curvature.h */
+    size_t cap_curvature;
+    uint32_t curved; /* lookups behind it, 0: it was not formed */
 };
 
 /* A request to a dense table instead. */
@@ -105,7 +108,7 @@ const struct view_slot *call_map(const struct view *view, uint32_t slot);
  * shard. UNKNOWN_SLOT when its layout lacks one. */
 struct part_size {
     size_t sections;
-    uint64_t rows, values;
+    uint64_t rows, values, curvature;
 };
 dimfit_err call_sections(const struct dimfit_call *call, struct part *part,
                          struct part_size *out) MUST_CHECK;

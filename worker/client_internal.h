@@ -9,6 +9,7 @@
  *     client_call.c      pulls and pushes under way: their keys and messages
  *     client_pull.c      pull
  *     client_push.c      push
+ *     client_curvature.c second moments of a push's gradients, for the kfac basis
  *     client_held.c      pushes that a freeze turned away
  *     client_dense.c     dense tables
  *     client_trial.c     trials of layout changes
@@ -141,7 +142,7 @@ struct dimfit {
     struct view *view, *before; /* in force, and of the epoch before it (or NULL) */
     uint64_t next_request, next_step;
     enum wire_phase phase;
-    bool frozen;
+    bool frozen, curvature; /* scored pushes shall bring their curvature */
     uint64_t epoch;                    /* the newest heard of */
     uint64_t search;                   /* that the last scoring step was of */
     uint64_t compact_epoch;            /* of the last compact pull */

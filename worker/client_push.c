@@ -1,5 +1,5 @@
 #include "proto/finite.h"
-#include "worker/client_call.h"
+#include "worker/client_curvature.h"
 
 #define XXH_INLINE_ALL
 #include <stdlib.h>
@@ -35,8 +35,9 @@ static uint8_t *map_slot(const struct dimfit_call *call, struct mapping mapping,
     return at;
 }
 
+/* Gradients to `at`, curvatures of those slots whose part this is to `curvature`. */
 static dimfit_err map_grads(const struct dimfit *c, const struct dimfit_call *call,
-                            struct part *part, uint8_t *at) {
+                            struct part *part, uint8_t *at, uint8_t *curvature) {
     const struct view *const now = part->view;
     const bool carried = call->view == DIMFIT_COMPACT && call->epoch != now->shown.epoch;
     if (carried && (c->before == NULL || c->before->shown.epoch != call->epoch))
@@ -48,6 +49,10 @@ static dimfit_err map_grads(const struct dimfit *c, const struct dimfit_call *ca
         if (carried && (old == NULL || old->width != rows->width))
             return call_stale(call, part);
         at = map_slot(call, (struct mapping){i, old, slot}, call_span(call, i, part->shard), at);
+        if (curvature_lookups(call, i, part->shard) > 0 &&
+            curvature_put(call, i, old, slot, &curvature) != DIMFIT_OK)
+            return err_set(&part->detail, DIMFIT_ERR_NOMEM,
+                           "no memory for the second moments of slot %u's gradients", rows->slot);
     }
     return DIMFIT_OK;
 }
@@ -108,15 +113,19 @@ static dimfit_err make(struct dimfit *c, struct exchange *x, struct part *part) 
         return err;
     const uint32_t lookups = any_repeats(call, part) ? SECTION_LOOKUPS : 0;
     const uint32_t clicks = any_clicks(call, part) ? SECTION_CLICKS : 0;
+    const uint32_t curvature = size.curvature > 0 ? SECTION_CURVATURE : 0;
     uint8_t *grads;
-    err = call_body(call, part, &size, true, lookups | clicks, &grads);
-    if (err == DIMFIT_OK)
-        err = map_grads(c, call, part, grads);
-    uint8_t *const counts = grads + size.values * sizeof(float);
-    if (err == DIMFIT_OK && lookups != 0)
-        put_lookups(call, part, counts);
-    if (err == DIMFIT_OK && clicks != 0)
-        put_clicks(call, part, counts + (lookups != 0 ? size.rows * sizeof(uint32_t) : 0));
+    err = call_body(call, part, &size, true, lookups | clicks | curvature, &grads);
+    if (err == DIMFIT_OK) {
+        const size_t counts_size = size.rows * sizeof(uint32_t);
+        uint8_t *const counts = grads + size.values * sizeof(float);
+        uint8_t *const second = counts + (lookups != 0 ? counts_size : 0);
+        if (lookups != 0)
+            put_lookups(call, part, counts);
+        if (clicks != 0)
+            put_clicks(call, part, second);
+        err = map_grads(c, call, part, grads, second + (clicks != 0 ? counts_size : 0));
+    }
     part->header.kind = WIRE_PUSH;
     part->header.mode = (uint32_t)call->push.mode;
     part->header.step = call->push.step;
@@ -315,6 +324,8 @@ dimfit_err push_start(struct dimfit *c, struct dimfit_call *call, bool hold) {
         err = sum_grads(c, call);
     if (err == DIMFIT_OK)
         err = sum_clicks(c, call);
+    if (err == DIMFIT_OK)
+        err = curvature_form(c, call);
     if (err == DIMFIT_OK)
         err = call_start(c, call);
     return err;

@@ -42,8 +42,26 @@ def fit(slot, basis):
     return mean, values, vectors
 
 
-def estimate(scene, index, mean, vectors):
-    """The estimator's value of each unit, out of rows and gradients in the turned coordinates."""
+def fit_kfac(scene, index):
+    """Mean, eigenvalues, E and D of the kfac basis: E are the right eigenvectors of H A."""
+    slot = scene["slots"][index]
+    width = slot["width"]
+    mean, variances, vectors = fit(slot, "rotated")
+    lookups = [p for step in scene["steps"] for p in step if p["slot"] == index]
+    covariance = vectors * variances @ vectors.T
+    if not lookups or not variances.any():
+        return mean, np.zeros(width), vectors, vectors.T
+    grads = np.array([np.array(p["grad"]) * p["samples"] for p in lookups])
+    H = grads.T @ grads / len(lookups)
+    H += 1e-3 * np.linalg.eigvalsh(H)[-1] * np.eye(width)
+    values, E = np.linalg.eig(H @ covariance)
+    order = np.argsort(-values.real)
+    values, E = values.real[order], E.real[:, order]
+    return mean, values * len(lookups) / scene["samples"], E, np.linalg.inv(E)
+
+
+def estimate(scene, index, mean, encode, decode):
+    """The estimator's value of each unit, out of rows and gradients in the units' coordinates."""
     slot, estimator = scene["slots"][index], scene["estimator"]
     rows = np.array(slot["r"]).reshape(-1, slot["width"])
     steps = []
@@ -53,7 +71,7 @@ def estimate(scene, index, mean, vectors):
         for part in step:
             if part["slot"] != index:
                 continue
-            terms = ((rows[part["row"]] - mean) @ vectors) * (np.array(part["grad"]) @ vectors)
+            terms = ((rows[part["row"]] - mean) @ encode) * (decode @ np.array(part["grad"]))
             total += part["samples"] * terms
             by_row += part["samples"] * np.abs(terms)
         steps.append(total)
@@ -100,15 +118,22 @@ def select(scene, scores):
 
 def check(scene):
     plan = scene["plan"]
-    fits = [fit(slot, scene["basis"]) for slot in scene["slots"]]
-    g = [estimate(scene, i, mean, vectors) for i, (mean, _, vectors) in enumerate(fits)]
+    kfac = scene["basis"] == "kfac"
+    if kfac:
+        fits = [fit_kfac(scene, i) for i in range(len(scene["slots"]))]
+    else:
+        fits = [fit(slot, scene["basis"]) for slot in scene["slots"]]
+        fits = [(mean, values, vectors, vectors.T) for mean, values, vectors in fits]
+    g = [estimate(scene, i, mean, E, D) for i, (mean, _, E, D) in enumerate(fits)]
     total = sum(np.abs(values).sum() for values in g)
     signed = scene["estimator"] in SECOND_ORDER
     scores = [(values if signed else np.abs(values)) / total for values in g]
     keep, whole = select(scene, scores)
+    if kfac:
+        keep = [np.sort(k)[::-1] for k in keep]
     kept_score = kept_cost = 0
     for i, (slot, made) in enumerate(zip(scene["slots"], plan["slots"])):
-        mean, values, vectors = fits[i]
+        mean, values, E, D = fits[i]
         kept = keep[i].astype(bool)
         close(f"slot {i} g", made["g"], g[i])
         close(f"slot {i} s", made["s"], scores[i])
@@ -118,10 +143,15 @@ def check(scene):
             close(f"slot {i} eigenvalues", made["eigenvalues"], values)
         rows = np.array(slot["r"]).reshape(-1, slot["width"])
         restored = mean if kept.sum() < slot["width"] else np.zeros(slot["width"])
-        close(f"slot {i} rows", np.reshape(made["moved"], (len(rows), kept.sum())),
-              (rows - restored) @ vectors[:, kept])
+        moved = np.reshape(made["moved"], (len(rows), kept.sum()))
+        if kfac:
+            N, R = np.linalg.qr(D[kept].T)
+            T = E[:, kept] @ R.T
+            close(f"slot {i} rows", np.abs(moved), np.abs((rows - restored) @ T))
+        else:
+            close(f"slot {i} rows", moved, (rows - restored) @ E[:, kept])
         close(f"slot {i} embeddings", np.reshape(made["decoded"], rows.shape),
-              restored + (rows - restored) @ vectors[:, kept] @ vectors[:, kept].T)
+              restored + (rows - restored) @ E[:, kept] @ D[kept])
         kept_score += scores[i][kept].sum()
         kept_cost += kept.sum() * (len(rows) if scene["count"] == "params" else 1)
     close("kept score", plan["kept_score"], kept_score)

@@ -91,6 +91,13 @@ static void sum_part(const struct scene *s, const struct part *part, struct step
     }
 }
 
+static void curve_part(const struct scene *s, const struct part *part, struct slot_stats *to) {
+    const size_t w = s->widths[part->slot];
+    for (size_t i = 0; i < w * w; i++)
+        to->curvature[i] += part->samples * part->grad[i / w] * part->samples * part->grad[i % w];
+    to->curved++;
+}
+
 static struct stats *shard_stats(const struct scene *s, size_t shard, size_t shards) {
     struct stats *stats;
     assert_int_equal(stats_new(4, &stats), DIMFIT_OK);
@@ -98,6 +105,7 @@ static struct stats *shard_stats(const struct scene *s, size_t shard, size_t sha
         struct slot_stats *const slot = stats_add_slot(stats, scene_slot_id(i), s->widths[i], true);
         slot->row_score = calloc(WIDTH, sizeof *slot->row_score);
         assert_non_null(slot->row_score);
+        assert_true(stats_add_curvature(slot));
         sum_rows(s, shard, shards, i, slot);
     }
     for (size_t t = 0; t < STEPS; t++) {
@@ -108,8 +116,10 @@ static struct stats *shard_stats(const struct scene *s, size_t shard, size_t sha
             assert_non_null(step_add_slot(step, scene_slot_id(i), s->widths[i], true));
         for (size_t p = 0; p < PARTS; p++) {
             const struct part *const part = &s->part[t][p];
-            if (shard_of(part->slot, part->row, shards) == shard)
-                sum_part(s, part, &step->slots[1 + part->slot], &stats->slots[part->slot]);
+            if (shard_of(part->slot, part->row, shards) != shard)
+                continue;
+            sum_part(s, part, &step->slots[1 + part->slot], &stats->slots[part->slot]);
+            curve_part(s, part, &stats->slots[part->slot]);
         }
     }
     return stats;

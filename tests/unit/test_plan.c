@@ -24,9 +24,9 @@ static void put_scene(FILE *file, const struct scene *s) {
     const struct plan_request *const q = &s->request;
     fprintf(file,
             "{\"kappa\":%.17g,\"estimator\":\"%s\",\"basis\":\"%s\",\"count\":\"%s\","
-            "\"rank\":\"%s\",\"min_dim\":%u,\"slots\":[",
+            "\"rank\":\"%s\",\"min_dim\":%u,\"samples\":%g,\"slots\":[",
             q->kappa, estimator_name(q->estimator), basis_name(q->basis), count_name(q->count),
-            rank_name(q->rank), q->min_dim);
+            rank_name(q->rank), q->min_dim, (double)STEPS * PARTS);
     for (size_t i = 0; i < SLOTS; i++) {
         double r[ROWS * WIDTH], counts[ROWS];
         for (size_t f = 0; f < s->rows[i]; f++) {
@@ -116,13 +116,13 @@ static void put_plan(FILE *file, const struct scene *s, const struct plan *plan)
 /* Every combination of the request's options that there is. */
 static void put_all_plans(FILE *file, struct scene *s) {
     struct plan_request *const q = &s->request;
-    enum { ESTIMATORS = ESTIMATOR_GUARDED + 1 };
-    for (int bits = 0; bits < 2 * 2 * 2 * 3 * ESTIMATORS; bits++) {
-        q->basis = (bits & 1) != 0 ? BASIS_ROTATED : BASIS_AXIS;
-        q->count = (bits >> 1 & 1) != 0 ? COUNT_DIMS : COUNT_PARAMS;
-        q->rank = (bits >> 2 & 1) != 0 ? RANK_DENSITY : RANK_SCORE;
-        q->min_dim = (uint32_t)(bits >> 3) % 3;
-        q->estimator = (enum estimator)(bits / (2 * 2 * 2 * 3));
+    enum { BASES = BASIS_KFAC + 1, ESTIMATORS = ESTIMATOR_GUARDED + 1 };
+    for (int bits = 0; bits < 2 * 2 * 3 * BASES * ESTIMATORS; bits++) {
+        q->count = (bits & 1) != 0 ? COUNT_DIMS : COUNT_PARAMS;
+        q->rank = (bits >> 1 & 1) != 0 ? RANK_DENSITY : RANK_SCORE;
+        q->min_dim = (uint32_t)(bits >> 2) % 3;
+        q->basis = (enum basis)(bits / (2 * 2 * 3) % BASES);
+        q->estimator = (enum estimator)(bits / (2 * 2 * 3 * BASES));
         q->kappa = bits % 5 == 0 ? 1 : 0.55;
         if (q->estimator == ESTIMATOR_ROW && q->basis != BASIS_AXIS)
             continue;
@@ -155,8 +155,8 @@ static void plans_equal_those_worked_out_from_the_rows_by_numpy(void **state) {
 
 static void the_number_of_shards_does_not_matter(void **state) {
     struct scene *const s = *state;
-    const enum basis bases[] = {BASIS_AXIS, BASIS_ROTATED};
-    for (size_t b = 0; b < 2; b++) {
+    const enum basis bases[] = {BASIS_AXIS, BASIS_ROTATED, BASIS_KFAC};
+    for (size_t b = 0; b < ARRAY_LEN(bases); b++) {
         for (int estimator = ESTIMATOR_SINGLE; estimator <= ESTIMATOR_GUARDED; estimator++) {
             if (estimator == ESTIMATOR_ROW && bases[b] != BASIS_AXIS)
                 continue;

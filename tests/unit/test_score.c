@@ -9,7 +9,7 @@
 static struct score *make(uint64_t max_bytes, bool moments, bool searching) {
     struct score *score = NULL;
     assert_int_equal(score_new(max_bytes, &score), DIMFIT_OK);
-    score_restart(score, moments, searching);
+    score_restart(score, moments ? SCORE_KEEP_MOMENTS : 0, searching);
     return score;
 }
 
@@ -232,7 +232,7 @@ static void a_restart_forgets_everything(void **state) {
     struct score *score = make(4096, false, false);
     for (uint64_t id = 0; id < 100; id++)
         add(score, id, 1, 1, 7, 1);
-    score_restart(score, true, true);
+    score_restart(score, SCORE_KEEP_MOMENTS, true);
     assert_int_equal(score_steps(score), 0);
     assert_int_equal(score_samples(score), 0);
     assert_int_equal(score_bytes(score), 0);

@@ -12,6 +12,7 @@ static struct wire_header full(void) {
         .kind = WIRE_PUSH,
         .reply = true,
         .frozen = true,
+        .curvature = true,
         .phase = PHASE_PREPARING,
         .status = DIMFIT_ERR_STALE_EPOCH,
         .mode = PUSH_TRAIN | PUSH_SCORE,
