@@ -67,6 +67,32 @@ static dimfit_err read_entries(struct section_list *list, const uint8_t *entries
     return DIMFIT_OK;
 }
 
+/* Set the pointers of sections whose sizes were checked. */
+static void point(struct section_list *list, const uint8_t *keys, bool push, uint32_t flags) {
+    const uint8_t *grads = keys + list->rows * sizeof(uint64_t);
+    const uint8_t *lookups = grads + list->values * sizeof(float);
+    const size_t counts = list->rows * sizeof(uint32_t);
+    const uint8_t *clicks = lookups + ((flags & SECTION_LOOKUPS) != 0 ? counts : 0);
+    const uint8_t *curvature = clicks + ((flags & SECTION_CLICKS) != 0 ? counts : 0);
+    for (size_t i = 0; i < list->n; i++) {
+        struct section *const s = &list->items[i];
+        s->keys = keys;
+        keys += (size_t)s->rows * sizeof(uint64_t);
+        if (!push)
+            continue;
+        s->grads = grads;
+        grads += (size_t)s->rows * s->width * sizeof(float);
+        s->lookups = (flags & SECTION_LOOKUPS) != 0 ? lookups : NULL;
+        s->clicks = (flags & SECTION_CLICKS) != 0 ? clicks : NULL;
+        lookups += (size_t)s->rows * sizeof(uint32_t);
+        clicks += (size_t)s->rows * sizeof(uint32_t);
+        if (s->curved > 0) {
+            s->curvature = curvature;
+            curvature += section_triangle(s->width) * sizeof(double);
+        }
+    }
+}
+
 dimfit_err section_parse(struct section_list *list, const void *body, size_t len, bool push,
                          struct err_detail *detail) {
     const uint8_t *at = body;
@@ -91,32 +117,7 @@ dimfit_err section_parse(struct section_list *list, const void *body, size_t len
         return err_set(detail, DIMFIT_ERR_PROTOCOL,
                        "the sections add up to %zu bytes, the body has %zu", whole, len);
 
-    const uint8_t *keys = at + SECTION_HEAD + n * SECTION_ENTRY;
-    const uint8_t *grads = keys + list->rows * sizeof(uint64_t);
-    const uint8_t *lookups = grads + list->values * sizeof(float);
-    const uint8_t *clicks = lookups;
-    if ((flags & SECTION_LOOKUPS) != 0)
-        clicks += list->rows * sizeof(uint32_t);
-    const uint8_t *curvature = clicks;
-    if ((flags & SECTION_CLICKS) != 0)
-        curvature += list->rows * sizeof(uint32_t);
-    for (size_t i = 0; i < n; i++) {
-        struct section *const s = &list->items[i];
-        s->keys = keys;
-        keys += (size_t)s->rows * sizeof(uint64_t);
-        if (!push)
-            continue;
-        s->grads = grads;
-        grads += (size_t)s->rows * s->width * sizeof(float);
-        s->lookups = (flags & SECTION_LOOKUPS) != 0 ? lookups : NULL;
-        s->clicks = (flags & SECTION_CLICKS) != 0 ? clicks : NULL;
-        lookups += (size_t)s->rows * sizeof(uint32_t);
-        clicks += (size_t)s->rows * sizeof(uint32_t);
-        if (s->curved > 0) {
-            s->curvature = curvature;
-            curvature += section_triangle(s->width) * sizeof(double);
-        }
-    }
+    point(list, at + SECTION_HEAD + n * SECTION_ENTRY, push, flags);
     return DIMFIT_OK;
 }
 

@@ -142,7 +142,7 @@ struct dimfit {
     struct view *view, *before; /* in force, and of the epoch before it (or NULL) */
     uint64_t next_request, next_step;
     enum wire_phase phase;
-    bool frozen, curvature; /* scored pushes shall bring their curvature */
+    bool frozen, curvature;            /* scored pushes shall bring their curvature */
     uint64_t epoch;                    /* the newest heard of */
     uint64_t search;                   /* that the last scoring step was of */
     uint64_t compact_epoch;            /* of the last compact pull */

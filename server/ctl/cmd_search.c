@@ -135,7 +135,7 @@ static const struct argp_option start_options[] = {
      0},
     {"estimator", KEY_ESTIMATOR, "E", 0,
      "single, step, fisher, row, curvature, taylor or guarded (step)", 0},
-    {"basis", KEY_BASIS, "B", 0, "axis or rotated (rotated)", 0},
+    {"basis", KEY_BASIS, "B", 0, "axis, rotated or kfac (rotated)", 0},
     {"count", KEY_COUNT, "C", 0, "What kappa counts: params or dims (params)", 0},
     {"rank", KEY_RANK, "R", 0, "Take units by score or by density, score per parameter (score)", 0},
     {"min-dim", KEY_MIN_DIM, "N", 0, "Units that every slot keeps; 0 lets slots go entirely (1)",

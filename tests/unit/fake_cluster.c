@@ -24,6 +24,7 @@ struct fake {
     char endpoint[CLUSTER_ENDPOINT_MAX + 1];
     bool stop, auto_slots;
     int busy, freeze;
+    bool curvature;
     size_t n_shards, declared;
     struct layout *layout;
     struct cluster_map *map;
@@ -179,6 +180,7 @@ static void serve_shard(struct fake *f, struct fake_shard *s, struct message *m)
         body.len -= 4;
     out.epoch = s->layout->epoch;
     out.frozen = f->freeze != 0;
+    out.curvature = f->curvature;
     out.phase = f->freeze != 0 ? PHASE_SCORING : PHASE_IDLE;
     if (!take_one(&s->lose))
         reply(s->socket, m, &out, body.data, body.len);
@@ -418,6 +420,10 @@ void fake_cut(struct fake *fake, size_t shard, int times) {
 
 void fake_refuse(struct fake *fake, size_t shard, dimfit_err err) {
     LOCKED(fake->shards[shard].refuse = err);
+}
+
+void fake_curvature(struct fake *fake, bool wanted) {
+    LOCKED(fake->curvature = wanted);
 }
 
 void fake_freeze(struct fake *fake, int refusals) {

@@ -45,7 +45,8 @@ void fake_cut(struct fake *fake, size_t shard, int times); /* replies lack their
 void fake_refuse(struct fake *fake, size_t shard, dimfit_err err); /* until told DIMFIT_OK */
 void fake_freeze(struct fake *fake,
                  int refusals); /* training, for so many refusals; < 0: on, 0: off */
-void fake_forget(struct fake *fake, size_t shard); /* numbers, as a restart does */
+void fake_curvature(struct fake *fake, bool wanted); /* of scored pushes */
+void fake_forget(struct fake *fake, size_t shard);   /* numbers, as a restart does */
 void fake_auto_slots(struct fake *fake, bool on);
 /* The shard goes on at another endpoint, which only the coordinator knows; the map's version falls.
  */

@@ -117,7 +117,7 @@ static const struct argp_option table[] = {
     {"strategy", KEY_STRATEGY, "S", 0, "Strategy plugin", 4},
     {"estimator", KEY_ESTIMATOR, "E", 0, "single, step, fisher, row, curvature, taylor or guarded",
      4},
-    {"basis", KEY_BASIS, "B", 0, "axis or rotated", 4},
+    {"basis", KEY_BASIS, "B", 0, "axis, rotated or kfac", 4},
     {"count", KEY_COUNT, "C", 0, "Budget in params or dims", 4},
     {"rank", KEY_RANK, "R", 0, "Order units by score or density", 4},
     {"min-dim", KEY_MIN_DIM, "N", 0, "Least width of a slot", 4},

@@ -211,7 +211,7 @@ class Client:
         """Score the dimensions of all slots, plan which stay, put the plan into force.
 
         kappa: parameters to keep, as a share of those before; more than 0.
-        options: strategy, estimator, basis ("axis", "rotated"), count ("params", "dims"), rank
+        options: strategy, estimator, basis ("axis", "rotated", "kfac"), count ("params", "dims"), rank
         ("score", "density"), min_dim, mode ("live", "freeze"), samples, plan_only, seed, options
         ("key=value,..."), scoring_timeout (seconds that scoring waits for more samples).
         wait: return when that is done, as search_wait(timeout) does, and not at once.
