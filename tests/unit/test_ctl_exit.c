@@ -214,9 +214,10 @@ static void kappa_must_be_a_positive_number(void **state) {
 
 static void an_unknown_word_is_refused_with_the_choices(void **state) {
     struct run result = run(NULL, "search", "start", "--kappa=1", "--basis", "round", NULL);
-    fails_with(&result, EXIT_USAGE,
-               "dimfitctl: --basis: \"round\" is not one of axis or rotated. --help lists the "
-               "options.\n");
+    fails_with(
+        &result, EXIT_USAGE,
+        "dimfitctl: --basis: \"round\" is not one of axis, rotated or kfac. --help lists the "
+        "options.\n");
     result = run(NULL, "scores", "--estimator", "steps", NULL);
     fails_with(
         &result, EXIT_USAGE,
