@@ -60,6 +60,9 @@ enum { CONFIG_PATH_MAX = 1023 };
       "Append the rows that shrinks evict to this file, as CSV; empty: none")                      \
     X(audit_log, PATH, 0, 0, "", "audit-log", "FILE",                                              \
       "Append a line of JSON on each step of a search and who had it done; empty: none")           \
+    X(rollback_dir, PATH, 0, 0, "", "rollback-dir", "DIR|memory|none",                             \
+      "Where shards keep the rows before a layout change, to roll it back; empty: data_dir, "      \
+      "without one nowhere")                                                                       \
     X(log_level, LEVEL, 0, 0, "info", "log-level", "LEVEL", "error, warn, info or debug")          \
     X(strategies, PATH, 0, 0, "", "strategies", "DIR", "Folder of the strategy plugins")
 
@@ -143,6 +146,7 @@ struct config {
     int32_t shrink_at;                       /* minutes after midnight UTC; -1: off */
     char eviction_log[CONFIG_PATH_MAX + 1];  /* "": none */
     char audit_log[CONFIG_PATH_MAX + 1];     /* "": none */
+    char rollback_dir[CONFIG_PATH_MAX + 1];  /* "": data_dir; or `memory`, or `none` */
     enum log_level log_level;
     char strategies[CONFIG_PATH_MAX + 1];
 

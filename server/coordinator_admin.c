@@ -83,6 +83,8 @@ static void set_figures(json_t *object, const struct table_figures *f) {
     json_object_set_new(object, "counter_bytes", json_integer((json_int_t)f->counter_bytes));
     json_object_set_new(object, "index_bytes", json_integer((json_int_t)f->index_bytes));
     json_object_set_new(object, "slab_bytes", json_integer((json_int_t)f->slab_bytes));
+    json_object_set_new(object, "moving_rows", json_integer((json_int_t)f->moving_rows));
+    json_object_set_new(object, "saved_bytes", json_integer((json_int_t)f->saved_bytes));
     json_object_set_new(object, "pending", json_integer((json_int_t)f->pending));
     json_object_set_new(object, "evicted", json_integer((json_int_t)f->evicted));
 }

@@ -6,6 +6,7 @@
 #include "server/coordinator_host.h"
 #include "server/eviction_log.h"
 #include "server/shard_host.h"
+#include "server/spill.h"
 #include "server/stock.h"
 
 #include <cblas.h>
@@ -26,6 +27,7 @@ struct daemon {
     char endpoint[CLUSTER_ENDPOINT_MAX + 1];
     zactor_t *coordinator;
     zactor_t *eviction_log; /* NULL: none */
+    zactor_t *spill;        /* NULL: rows before a change stay in memory, or are not kept */
     size_t n_shards;
     zactor_t **shards;
     _Atomic bool failed; /* a shard could not do its work */
@@ -74,6 +76,21 @@ static dimfit_err start_coordinator(struct daemon *d, struct err_detail *detail)
                                   &d->coordinator, detail);
 }
 
+/* Where the rows before a change go: a folder, memory, or nowhere, which is said. */
+static dimfit_err choose_spill(struct daemon *d, struct err_detail *detail) {
+    const struct config *const config = &d->config;
+    const char *const given = config->rollback_dir[0] != 0 ? config->rollback_dir
+                                                           : config->data_dir;
+    if (given[0] == 0)
+        log_warn("dimfitd", "rows before a layout change are not kept, so that it can't be rolled "
+                            "back: there is neither --rollback-dir nor --data-dir");
+    d->shard_options.shard.keep = given[0] != 0 && strcmp(given, "none") != 0;
+    if (!d->shard_options.shard.keep || strcmp(given, "memory") == 0)
+        return DIMFIT_OK;
+    d->shard_options.spill = given;
+    return spill_start(given, &d->spill, detail);
+}
+
 static dimfit_err start_shards(struct daemon *d, struct err_detail *detail) {
     const struct config *const config = &d->config;
     d->shard_options = (struct shard_host_options){
@@ -96,6 +113,9 @@ static dimfit_err start_shards(struct daemon *d, struct err_detail *detail) {
         if (err != DIMFIT_OK)
             return err;
     }
+    const dimfit_err spills = choose_spill(d, detail);
+    if (spills != DIMFIT_OK)
+        return spills;
     d->shards = calloc(config->shards, sizeof *d->shards);
     if (d->shards == NULL)
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for %u shards", config->shards);
@@ -135,6 +155,7 @@ static void stop(struct daemon *d) {
         zactor_destroy(&d->shards[i]);
     free(d->shards);
     zactor_destroy(&d->eviction_log); /* after those who write to it */
+    zactor_destroy(&d->spill);
     stock_stop();
     strategies_destroy(&d->strategies);
     config_fini(&d->config);

@@ -5,13 +5,15 @@
 #include "server/hello.h"
 #include "server/log.h"
 #include "server/memory.h"
+#include "server/spill.h"
 
 enum {
     HOST_MAGIC = 0x53484f53,
     HEARTBEAT_MS = 1000,
     REGISTER_MS = 500,   /* a registration without an answer is repeated */
     BURST_MESSAGES = 64, /* served before the coordinator is listened to again */
-    LOG_FULL_MS = 5,     /* until the log of evicted rows may take more */
+    FULL_MS = 5,         /* until the log of evicted rows, or the disk, may take more */
+    WORK_SHARE_US = 100, /* of requests, after which a slice of work comes between them */
 };
 
 struct start {
@@ -27,6 +29,8 @@ struct host {
     void *workers, *coordinator; /* ROUTER, DEALER */
     void *evictions;             /* PUSH, NULL: they are not logged */
     uint64_t unlogged;           /* evicted rows, for want of memory */
+    struct spill_end *spill;     /* NULL: rows before a change are not saved to disk */
+    int64_t worked_us;           /* when the last slice of work ended */
     struct shard *shard;         /* NULL until registered */
     struct shard_io io;
     zmq_msg_t body; /* of the reply being made */
@@ -65,6 +69,27 @@ static void host_evicted(void *self, uint32_t slot, const struct expired_row *ro
         host->unlogged += n;
 }
 
+/* ---- work between messages --------------------------------------------------------------------
+ */
+
+static bool can_work(const struct host *host) {
+    return (host->evictions == NULL || eviction_log_ready(host->evictions)) &&
+           (host->spill == NULL || spill_end_ready(host->spill));
+}
+
+static void work(struct host *host) {
+    if (host->shard == NULL || !shard_has_work(host->shard) || !can_work(host))
+        return;
+    (void)shard_work(host->shard);
+    host->worked_us = zclock_usecs();
+}
+
+/* However many requests wait, a slice comes after some of them: a third of the thread at most. */
+static void work_its_share(struct host *host) {
+    if (shard_has_work(host->shard) && zclock_usecs() - host->worked_us >= WORK_SHARE_US)
+        work(host);
+}
+
 /* ---- messages -------------------------------------------------------------------------------- */
 
 static void send_reply(struct host *host, void *socket, const struct route *to,
@@ -94,6 +119,7 @@ static void serve_workers(struct host *host) {
         shard_request(host->shard, &in.header, body, len, &reply);
         frames_close(&in);
         send_reply(host, host->workers, &in.from, &reply);
+        work_its_share(host);
     }
 }
 
@@ -216,6 +242,12 @@ static dimfit_err open_sockets(struct host *host, struct err_detail *detail) {
     if (host->workers == NULL || host->coordinator == NULL ||
         (host->options->eviction_log && host->evictions == NULL))
         return err_set(detail, DIMFIT_ERR_IO, "no sockets: %s", zmq_strerror(zmq_errno()));
+    if (host->options->spill != NULL) {
+        const dimfit_err err = spill_end_new(host->options->spill, &host->spill, detail);
+        if (err != DIMFIT_OK)
+            return err;
+        host->io.spill = spill_end_io(host->spill);
+    }
     if (zmq_bind(host->workers, bind) != 0)
         return err_set(detail, DIMFIT_ERR_IO,
                        "a shard can't listen at %s: %s; give another address with --shard-bind",
@@ -239,23 +271,17 @@ static dimfit_err open_sockets(struct host *host, struct err_detail *detail) {
     return DIMFIT_OK;
 }
 
-/* How long to wait for messages: not at all while there is work, unless the log of what it evicts
- * is full. */
+/* How long to wait for messages: not at all while there is work, unless what it gives away finds no
+ * room. */
 static long patience(const struct host *host) {
     const int64_t wait = host->next_ms - zclock_mono();
     if (wait <= 0)
         return 0;
     if (host->shard == NULL || !shard_has_work(host->shard))
         return (long)wait;
-    if (host->evictions == NULL || eviction_log_ready(host->evictions))
+    if (can_work(host))
         return 0;
-    return wait < LOG_FULL_MS ? (long)wait : LOG_FULL_MS;
-}
-
-static void work(struct host *host) {
-    if (host->shard != NULL && shard_has_work(host->shard) &&
-        (host->evictions == NULL || eviction_log_ready(host->evictions)))
-        (void)shard_work(host->shard);
+    return wait < FULL_MS ? (long)wait : FULL_MS;
 }
 
 static void run(struct host *host) {
@@ -297,6 +323,7 @@ static void host_actor(zsock_t *pipe, void *args) {
     if (err == DIMFIT_OK)
         run(host);
     shard_destroy(&host->shard);
+    spill_end_destroy(&host->spill);
     if (host->workers != NULL)
         zmq_close(host->workers);
     if (host->coordinator != NULL)

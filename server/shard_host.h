@@ -18,6 +18,7 @@ struct shard_host_options {
     struct shard_options shard;
     int64_t join_timeout_ms;
     bool eviction_log;    /* the process has one (eviction_log.h) */
+    const char *spill;    /* folder for rows before a change (spill.h); NULL: not there */
     _Atomic bool *failed; /* set when a shard ends without having been told to */
 };
 

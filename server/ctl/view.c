@@ -108,6 +108,10 @@ static int view_totals(const json_t *reply, FILE *out) {
     ROW(grid, "layout", cell_bytes(reply, "layout_bytes").text);
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         ROW(grid, lines[i].label, lines[i].cell(totals, lines[i].key).text);
+    if (get_number(totals, "moving_rows", 0) > 0)
+        ROW(grid, "rows yet to move", cell_count(totals, "moving_rows").text);
+    if (get_number(totals, "saved_bytes", 0) > 0)
+        ROW(grid, "saved to roll back", cell_bytes(totals, "saved_bytes").text);
     if (get_number(totals, "pending", 0) > 0)
         ROW(grid, "feasigns waiting for a row", cell_count(totals, "pending").text);
     if (get_number(totals, "evicted", 0) > 0)
