@@ -89,3 +89,33 @@ cluster_stop() {
     done
     cluster_pids=()
 }
+
+# One run of the trainer on a fresh cluster of two shards, which stays up: call cluster_stop.
+train_run() { # FOLDER TRAINER-OPTION...
+    local folder=$1
+    shift
+    cluster_start "$folder" 2
+    "$top/dimfit-train" --coordinator "$coordinator" "$@" >"$folder/train.log" 2>&1 || {
+        tail -n 20 "$folder"/*.log >&2
+        return 1
+    }
+}
+
+# One job for each line of standard input, so many at a time, each in a shell of its own whose cluster
+# is stopped whatever happens.
+run_jobs() { # JOBS FUNCTION
+    local jobs=$1 function=$2 running=0 line
+    while read -r line; do
+        # shellcheck disable=SC2086
+        ( trap '[ ${#cluster_pids[@]} -eq 0 ] || cluster_stop' EXIT; cluster_pids=(); $function $line ) \
+            </dev/null &
+        if [ $((++running)) -ge "$jobs" ]; then
+            wait -n || return 1
+            running=$((running - 1))
+        fi
+    done
+    while [ $running -gt 0 ]; do
+        wait -n || return 1
+        running=$((running - 1))
+    done
+}
