@@ -67,6 +67,47 @@ static void logloss_of_extreme_logits_is_finite(void **state) {
     assert_true(isnan(metrics_logloss(NULL, NULL, 0)));
 }
 
+static double loss_at(const float *logits, const float *labels, size_t n, double scale,
+                      double shift) {
+    double sum = ((scale - 1) * (scale - 1) + shift * shift) / 2; /* the prior */
+    for (size_t i = 0; i < n; i++)
+        sum += metrics_logloss_one(scale * (double)logits[i] + shift, (double)labels[i]);
+    return sum;
+}
+
+static void calibration_finds_the_pair_of_least_loss(void **state) {
+    enum { N = 4000 };
+    static float logits[N], labels[N];
+    struct rng rng = rng_of(1, 3);
+    for (size_t i = 0; i < N; i++) {
+        const double truth = 1.5 * rng_normal(&rng) - 1;
+        labels[i] = rng_unit(&rng) < 1 / (1 + exp(-truth)) ? 1 : 0;
+        logits[i] = (float)(4 * truth + 2);
+    }
+    const struct calibration c = metrics_calibrate(logits, labels, N);
+    assert_true(fabs(c.scale - 0.25) < 0.03 && fabs(c.shift + 0.5) < 0.15);
+    const double least = loss_at(logits, labels, N, c.scale, c.shift);
+    for (double step = 1e-3; step < 1; step *= 10) {
+        assert_true(loss_at(logits, labels, N, c.scale + step, c.shift) > least);
+        assert_true(loss_at(logits, labels, N, c.scale - step, c.shift) > least);
+        assert_true(loss_at(logits, labels, N, c.scale, c.shift + step) > least);
+        assert_true(loss_at(logits, labels, N, c.scale, c.shift - step) > least);
+    }
+}
+
+static void calibration_leaves_alone_what_it_can_not_mend(void **state) {
+    const float logits[] = {-30, -1, 2, 40}, one[] = {1, 1, 1, 1}, wrong[] = {1, 1, 0, 0};
+    const float parted[] = {0, 0, 1, 1};
+    struct calibration c = metrics_calibrate(logits, one, 4);
+    assert_true(c.scale == 1 && c.shift == 0);
+    c = metrics_calibrate(logits, wrong, 4);
+    assert_true(c.scale == 1 && c.shift == 0);
+    c = metrics_calibrate(logits, NULL, 0);
+    assert_true(c.scale == 1 && c.shift == 0);
+    c = metrics_calibrate(logits, parted, 4); /* least without the prior at infinity */
+    assert_true(isfinite(c.scale) && isfinite(c.shift) && c.scale > 1 && c.scale < 10);
+}
+
 static void quantile_buckets_hold_equal_shares(void **state) {
     enum { N = 1000, BUCKETS = 8 };
     double values[N], cuts[BUCKETS];
@@ -101,6 +142,8 @@ int main(void) {
         cmocka_unit_test(auc_knows_best_worst_and_blind),
         cmocka_unit_test(logloss_equals_its_definition),
         cmocka_unit_test(logloss_of_extreme_logits_is_finite),
+        cmocka_unit_test(calibration_finds_the_pair_of_least_loss),
+        cmocka_unit_test(calibration_leaves_alone_what_it_can_not_mend),
         cmocka_unit_test(quantile_buckets_hold_equal_shares),
         cmocka_unit_test(equal_values_share_a_bucket),
     };

@@ -27,6 +27,7 @@ struct bench {
     struct batch batch;
     struct model *model;
     bool compact;
+    const struct calibration *calibration; /* NULL: none */
     real *x, *dx, *count, *linear, *dlogit;
     real *weights[MODEL_GROUPS], *dweights[MODEL_GROUPS];
 };
@@ -122,16 +123,19 @@ static struct model_batch input_of(const struct bench *b) {
                                 .x = b->x,
                                 .count = counted ? b->count : NULL,
                                 .linear = b->linear,
-                                .label = b->batch.labels};
+                                .label = b->batch.labels,
+                                .calibration = b->calibration};
 }
 
 static double loss(struct bench *b) {
     batch_pool(&b->batch, b->x, b->count, b->linear);
     const struct model_batch input = input_of(b);
     const real *const logits = model_forward(b->model, &input, b->weights);
+    const struct calibration c = b->calibration != NULL ? *b->calibration
+                                                        : (struct calibration){1, 0};
     double sum = 0;
     for (size_t i = 0; i < SAMPLES; i++)
-        sum += metrics_logloss_one(logits[i], (double)labels[i]);
+        sum += metrics_logloss_one(c.scale * logits[i] + c.shift, (double)labels[i]);
     return sum / SAMPLES;
 }
 
@@ -160,9 +164,11 @@ static void check_weights(struct bench *b, enum model_group group) {
     }
 }
 
-static void check_gradients(enum model_kind kind, struct dataset data, const uint32_t *widths) {
+static void check_calibrated(enum model_kind kind, struct dataset data, const uint32_t *widths,
+                             const struct calibration *calibration) {
     struct bench b;
     bench_init(&b, data, kind, widths);
+    b.calibration = calibration;
     loss(&b);
     const struct model_batch input = input_of(&b);
     model_backward(b.model, &input, b.weights, b.dweights, b.dx, b.dlogit);
@@ -185,6 +191,12 @@ static void check_gradients(enum model_kind kind, struct dataset data, const uin
     free(values);
     free(grads);
     bench_fini(&b);
+}
+
+static void check_gradients(enum model_kind kind, struct dataset data, const uint32_t *widths) {
+    const struct calibration meek = {0.6, -0.3};
+    check_calibrated(kind, data, widths, NULL);
+    check_calibrated(kind, data, widths, &meek);
 }
 
 static const uint32_t narrow[SLOTS] = {2, 4, 1}, vanished[SLOTS] = {3, 0, 2};

@@ -43,8 +43,10 @@ struct learner {
         struct pass passes[2];
         size_t now; /* the one that is computed */
     } train, score;
-    uint32_t *score_order; /* the validation part, shuffled */
-    uint64_t meetings;     /* barriers so far */
+    uint32_t *score_order; /* the validation part, shuffled: the first half is scored, trials are
+                            * evaluated on the other */
+    struct calibration calibration; /* of the samples that are scored */
+    uint64_t meetings;              /* barriers so far */
     struct tryout *tryout;
     struct dimfit_figures tried; /* of the trial in hand, not reported yet; samples 0: none */
     double ask_at;               /* when to ask for a trial again */
@@ -57,6 +59,12 @@ static dimfit_err fail(const struct learner *l, dimfit_err err, const char *what
 
 static bool compact(const struct learner *l) {
     return l->spec.view == DIMFIT_COMPACT;
+}
+
+/* Of the validation part: what chooses between plans has to be other samples than they were made
+ * of, or the plan wins that fits its sample's noise. */
+static size_t n_scored(const struct learner *l) {
+    return (l->data->n_part[DATASET_VALID] + 1) / 2;
 }
 
 /* ---- the layout the model computes in -------------------------------------------------------- */
@@ -249,7 +257,8 @@ dimfit_err learner_open(const struct learner_spec *spec, const struct dataset *d
         l->max_batch = spec->score_batch;
     l->widths = mem_alloc(data->n_slots, sizeof *l->widths);
     shuffle_scoring(l);
-    l->tryout = tryout_new(data, l->score_order, data->n_part[DATASET_VALID]);
+    l->tryout = tryout_new(data, l->score_order + n_scored(l),
+                           data->n_part[DATASET_VALID] - n_scored(l));
     dimfit_err err = dimfit_connect(spec->endpoint, &options, &l->cluster);
     if (err != DIMFIT_OK)
         fail(l, err, spec->endpoint, detail);
@@ -505,10 +514,9 @@ static struct samples batch_at(struct samples all, size_t at) {
     return (struct samples){all.rows + at, left < EVALUATE_BATCH ? left : EVALUATE_BATCH};
 }
 
-dimfit_err learner_evaluate(struct learner *l, struct samples of, struct figures *out,
-                            struct err_detail *detail) {
-    float *const all = mem_alloc(of.n, sizeof *all);
-    float *const labels = mem_alloc(of.n, sizeof *labels);
+/* all[of.n] logits and labels[of.n]. */
+static dimfit_err predict(struct learner *l, struct samples of, float *all, float *labels,
+                          struct err_detail *detail) {
     dimfit_err err = DIMFIT_OK;
     for (size_t at = 0; at < of.n && err == DIMFIT_OK; at += EVALUATE_BATCH) {
         const struct samples now = batch_at(of, at), next = batch_at(of, at + EVALUATE_BATCH);
@@ -521,6 +529,14 @@ dimfit_err learner_evaluate(struct learner *l, struct samples of, struct figures
         }
         l->score.now = !l->score.now;
     }
+    return err;
+}
+
+dimfit_err learner_evaluate(struct learner *l, struct samples of, struct figures *out,
+                            struct err_detail *detail) {
+    float *const all = mem_alloc(of.n, sizeof *all);
+    float *const labels = mem_alloc(of.n, sizeof *labels);
+    const dimfit_err err = predict(l, of, all, labels, detail);
     if (err == DIMFIT_OK)
         *out = (struct figures){metrics_auc(all, labels, of.n), metrics_logloss(all, labels, of.n)};
     free(all);
@@ -530,6 +546,20 @@ dimfit_err learner_evaluate(struct learner *l, struct samples of, struct figures
 
 /* ---- scoring --------------------------------------------------------------------------------- */
 
+static dimfit_err calibrate(struct learner *l, struct err_detail *detail) {
+    const struct samples of = {l->score_order, n_scored(l)};
+    float *const logits = mem_alloc(of.n, sizeof *logits);
+    float *const labels = mem_alloc(of.n, sizeof *labels);
+    const dimfit_err err = predict(l, of, logits, labels, detail);
+    if (err == DIMFIT_OK)
+        l->calibration = metrics_calibrate(logits, labels, of.n);
+    free(logits);
+    free(labels);
+    return err;
+}
+
+/* Gradients are of the calibrated loss: of the bare one those of a model that is too sure of itself
+ * would say of every unit that less of it is better. */
 static dimfit_err score_batch(struct learner *l, struct samples of, uint64_t step, bool first,
                               struct err_detail *detail) {
     struct pass *const pass = &l->score.passes[l->score.now];
@@ -537,6 +567,7 @@ static dimfit_err score_batch(struct learner *l, struct samples of, uint64_t ste
     dimfit_err err = forward(l, &l->score, of, (struct samples){0}, first, &logits, detail);
     if (err != DIMFIT_OK)
         return err;
+    pass->input.calibration = &l->calibration;
     backward(l, pass, 1);
     const struct dimfit_push push = {
         .mode = DIMFIT_SCORE, .step = step, .samples = of.n, .epoch = compact(l) ? l->epoch : 0};
@@ -546,7 +577,7 @@ static dimfit_err score_batch(struct learner *l, struct samples of, uint64_t ste
 }
 
 dimfit_err learner_score(struct learner *l, struct err_detail *detail) {
-    const size_t n = l->data->n_part[DATASET_VALID];
+    const size_t n = n_scored(l);
     uint64_t done = 0, samples = 0;
     for (bool exhausted = false, first = true;; first = false) {
         uint64_t next = 0;
@@ -561,6 +592,8 @@ dimfit_err learner_score(struct learner *l, struct err_detail *detail) {
         done = samples = 0;
         if (exhausted)
             continue;
+        if (first && (err = calibrate(l, detail)) != DIMFIT_OK)
+            return err;
         const size_t at = (next - 1) * l->spec.score_batch;
         samples = n - at < l->spec.score_batch ? n - at : l->spec.score_batch;
         err = score_batch(l, (struct samples){l->score_order + at, samples}, next, first, detail);

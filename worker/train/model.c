@@ -196,10 +196,12 @@ void model_backward(struct model *m, const struct model_batch *batch,
     const bool compact = m->widths != NULL;
     const real *const v = compact ? m->v : batch->x;
     real *const dv = compact ? m->dv : dx;
+    const struct calibration c = batch->calibration != NULL ? *batch->calibration
+                                                            : (struct calibration){1, 0};
     real dbias = 0;
     for (size_t b = 0; b < batch->n; b++) {
-        const double p = 1 / (1 + exp(-(double)m->logit[b]));
-        dlogit[b] = (real)((p - (double)batch->label[b]) / (double)batch->n);
+        const double p = 1 / (1 + exp(-(c.scale * (double)m->logit[b] + c.shift)));
+        dlogit[b] = (real)(c.scale * (p - (double)batch->label[b]) / (double)batch->n);
         dbias += dlogit[b];
     }
     dweights[MODEL_BIAS][0] = dbias;

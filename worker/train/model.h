@@ -16,6 +16,7 @@
 #ifndef TRAIN_MODEL_H
 #define TRAIN_MODEL_H
 
+#include "worker/train/metrics.h"
 #include "worker/train/mlp.h"
 
 #include <stdint.h>
@@ -56,6 +57,8 @@ struct model_batch {
     const real *count;  /* [n][n_slots] slots' sums of weights; NULL: 1 each (compact only) */
     const real *linear; /* [n] sum of first-order weights */
     const float *label; /* [n]; backward only */
+    const struct calibration *calibration; /* backward: the loss is of logits as calibrated;
+                                            * NULL: as they are */
 };
 
 /* Log odds of each sample; valid until the next pass. */

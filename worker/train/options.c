@@ -122,7 +122,7 @@ static const struct argp_option table[] = {
     {"rank", KEY_RANK, "R", 0, "Order units by score or density", 4},
     {"min-dim", KEY_MIN_DIM, "N", 0, "Least width of a slot", 4},
     {"strategy-options", KEY_STRATEGY_OPTIONS, "K=V,...", 0, "Passed to the strategy", 4},
-    {"samples", KEY_SAMPLES, "N", 0, "Score on this many samples (the whole validation part)", 4},
+    {"samples", KEY_SAMPLES, "N", 0, "Score on this many samples (half of the validation part)", 4},
     {"trial-samples", KEY_TRIAL_SAMPLES, "N", 0, "Try plans on this many validation samples (8192)",
      4},
     {"stay", KEY_STAY, NULL, 0,

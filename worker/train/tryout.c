@@ -186,11 +186,19 @@ static dimfit_err try_part(struct tryout *t, const struct dimfit_trial *trial,
     return err;
 }
 
+static double loss_of(struct calibration c, float logit, float label) {
+    return metrics_logloss_one(c.scale * (double)logit + c.shift, (double)label);
+}
+
+/* Losses as calibrated on these samples, each model by itself: otherwise whatever makes the logits
+ * of a model that is too sure of itself smaller would pass for a gain. */
 static void measure(struct tryout *t, size_t n, struct dimfit_figures *out) {
+    const struct calibration tried = metrics_calibrate(t->logits, t->labels, n);
+    const struct calibration plain = metrics_calibrate(t->whole, t->labels, n);
     double loss = 0, whole = 0, square = 0;
     for (size_t i = 0; i < n; i++) {
-        const double a = metrics_logloss_one((double)t->logits[i], (double)t->labels[i]);
-        const double b = metrics_logloss_one((double)t->whole[i], (double)t->labels[i]);
+        const double a = loss_of(tried, t->logits[i], t->labels[i]);
+        const double b = loss_of(plain, t->whole[i], t->labels[i]);
         loss += a;
         whole += b;
         square += (a - b) * (a - b);
