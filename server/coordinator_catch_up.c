@@ -63,7 +63,10 @@ void catch_up_tick(struct coordinator *c, int64_t now) {
     if (behind(c)) {
         if (!c->committing)
             catch_up_commit(c);
-    } else if (c->uneven && c->adding == 0 && c->search.phase != PHASE_PREPARING) {
-        send_slots(c);
+        return;
     }
+    if (!c->committing)
+        search_committed(c); /* heartbeats say so: an answer was lost */
+    if (c->uneven && c->adding == 0 && c->search.phase != PHASE_PREPARING)
+        send_slots(c);
 }

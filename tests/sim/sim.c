@@ -13,6 +13,15 @@ enum {
     NODES = 1 + SIM_SHARDS_MAX + SIM_WORKERS_MAX
 };
 
+enum { PLANS_MAX = 64 };
+
+/* A file of the coordinator's. */
+struct saved_plan {
+    uint64_t id;
+    uint8_t *bytes;
+    size_t len;
+};
+
 struct message {
     struct message *next;
     uint8_t from, to;
@@ -42,6 +51,14 @@ struct sim {
     uint64_t asked[SIM_WORKERS_MAX];
     uint8_t *saved;
     size_t saved_len;
+    size_t n_plans;
+    struct saved_plan plans[PLANS_MAX];
+    bool chaos;
+    bool dead; /* the coordinator; comes back at: */
+    int64_t back_ms;
+    size_t crashes;
+    int lost; /* the shard that lost its memory, -1: none */
+    int64_t replace_ms;
 };
 
 static void *sure(void *memory) {
@@ -58,6 +75,11 @@ static uint64_t draw(struct sim *sim) {
 
 static bool chance(struct sim *sim, double p) {
     return sim->faults && (double)(draw(sim) >> 11) * 0x1p-53 < p;
+}
+
+/* One time in n, while anything may fail. */
+static bool mishap(struct sim *sim, uint64_t n) {
+    return sim->chaos && draw(sim) % n == 0;
 }
 
 static void append(struct sim *sim, int from, int to, const struct wire_header *header,
@@ -97,6 +119,8 @@ static void io_send(void *self, const struct route *to, const struct wire_header
                     const void *body, size_t len) {
     struct sim *const sim = self;
     const int node = to->id[0];
+    if (sim->dead)
+        return;
     if (node >= NODE_WORKER || sim->lose[node - NODE_SHARD] != (int)header->kind)
         post(sim, NODE_COORDINATOR, node, header, body, len);
 }
@@ -110,12 +134,64 @@ static int64_t io_wall_s(void *self) {
     return sim->wall_s + sim->now_ms / 1000;
 }
 
+static void kill_coordinator(struct sim *sim) {
+    sim->dead = true;
+    sim->crashes++;
+    sim->back_ms = sim->now_ms + (int64_t)(draw(sim) % 2000);
+}
+
+/* What a dead one does in the rest of its event reaches nobody. */
+static bool disk_fails(struct sim *sim, struct err_detail *detail) {
+    const bool dies = mishap(sim, 25);
+    if (dies)
+        kill_coordinator(sim);
+    if (!sim->dead && !mishap(sim, 25))
+        return false;
+    err_set(detail, DIMFIT_ERR_IO, "the disk is full");
+    return true;
+}
+
 static dimfit_err io_save(void *self, const void *bytes, size_t len, struct err_detail *detail) {
     struct sim *const sim = self;
+    if (disk_fails(sim, detail))
+        return DIMFIT_ERR_IO;
     free(sim->saved);
     sim->saved = sure(malloc(len));
     memcpy(sim->saved, bytes, len);
     sim->saved_len = len;
+    if (mishap(sim, 20))
+        kill_coordinator(sim);
+    return DIMFIT_OK;
+}
+
+static struct saved_plan *find_plan(struct sim *sim, uint64_t id) {
+    for (size_t i = 0; i < sim->n_plans; i++) {
+        if (sim->plans[i].id == id)
+            return &sim->plans[i];
+    }
+    return NULL;
+}
+
+static dimfit_err io_save_plan(void *self, uint64_t id, const void *bytes, size_t len,
+                               struct err_detail *detail) {
+    struct sim *const sim = self;
+    if (disk_fails(sim, detail))
+        return DIMFIT_ERR_IO;
+    struct saved_plan *plan = find_plan(sim, id);
+    if (plan == NULL && bytes == NULL)
+        return DIMFIT_OK;
+    if (plan == NULL) {
+        base_assert(sim->n_plans < PLANS_MAX);
+        plan = &sim->plans[sim->n_plans++];
+    } else {
+        free(plan->bytes);
+    }
+    if (bytes == NULL) {
+        *plan = sim->plans[--sim->n_plans];
+        return DIMFIT_OK;
+    }
+    *plan = (struct saved_plan){id, sure(malloc(len)), len};
+    memcpy(plan->bytes, bytes, len);
     return DIMFIT_OK;
 }
 
@@ -178,7 +254,8 @@ static void say_hello(struct sim *sim, size_t shard) {
     struct buf buf;
     buf_init(&buf);
     hello_encode(&hello, &buf);
-    const struct wire_header header = {.kind = WIRE_REGISTER, .client = 100 + shard};
+    const uint64_t life = sim->lost == (int)shard ? 2 : 1;
+    const struct wire_header header = {.kind = WIRE_REGISTER, .client = 100 * life + shard};
     append(sim, NODE_SHARD + (int)shard, NODE_COORDINATOR, &header, buf.data, buf.len);
     buf_fini(&buf);
 }
@@ -196,9 +273,11 @@ static void worker_hear(struct sim *sim, size_t worker, const struct message *m)
 }
 
 static void deliver(struct sim *sim, const struct message *m) {
-    if (m->to == NODE_COORDINATOR) {
+    if (m->to == NODE_COORDINATOR && !sim->dead) {
         const struct route from = route_of(m->from);
         coordinator_receive(sim->coordinator, &from, &m->header, m->body, m->len);
+    } else if (m->to == NODE_COORDINATOR) {
+        return;
     } else if (m->to >= NODE_WORKER) {
         worker_hear(sim, (size_t)m->to - NODE_WORKER, m);
     } else if (m->header.kind == WIRE_HEARTBEAT) {
@@ -244,8 +323,36 @@ static struct shard *busy_shard(struct sim *sim) {
     return pick;
 }
 
+static void drop_messages(struct sim *sim, int node) {
+    for (struct message **at = &sim->head, *m; (m = *at) != NULL;) {
+        if (m->from != node && m->to != node) {
+            at = &m->next;
+            continue;
+        }
+        *at = m->next;
+        free(m);
+    }
+}
+
+static void kill_shard(struct sim *sim, size_t shard) {
+    sim->lost = (int)shard;
+    sim->replace_ms = sim->now_ms + (int64_t)(draw(sim) % 8000);
+    shard_destroy(&sim->shards[shard]);
+    drop_messages(sim, NODE_SHARD + (int)shard);
+}
+
+static void fail_somewhere(struct sim *sim) {
+    if (!sim->dead && mishap(sim, 2000))
+        kill_coordinator(sim);
+    if (sim->lost < 0 && mishap(sim, 8000))
+        kill_shard(sim, draw(sim) % sim->options.shards);
+}
+
 static void settle(struct sim *sim) {
-    for (;;) {
+    while (!mishap(sim, 30)) { /* the rest is late */
+        fail_somewhere(sim);
+        if (sim->dead)
+            plan_job_destroy(&sim->job);
         struct shard *const busy = busy_shard(sim);
         if (sim->job != NULL && draw(sim) % 4 == 0) {
             struct plan_job *job = sim->job;
@@ -262,9 +369,57 @@ static void settle(struct sim *sim) {
 
 static void heartbeats(struct sim *sim) {
     for (size_t i = 0; i < sim->options.shards; i++) {
+        if (sim->shards[i] == NULL)
+            continue;
         const struct wire_header header = shard_heartbeat(sim->shards[i]);
         post(sim, NODE_SHARD + (int)i, NODE_COORDINATOR, &header, NULL, 0);
     }
+}
+
+/* The shards that live come first, so that the new one has the place of the one that is gone. */
+static void replace_shard(struct sim *sim) {
+    const bool faults = sim->faults, chaos = sim->chaos;
+    const size_t lost = (size_t)sim->lost;
+    sim->faults = sim->chaos = false;
+    sim_restart_coordinator(sim, NULL);
+    for (size_t i = 0; i < sim->options.shards; i++) {
+        if (i != lost)
+            say_hello(sim, i);
+    }
+    settle(sim);
+    say_hello(sim, lost);
+    settle(sim);
+    base_assert(sim->shards[lost] != NULL && sim->numbers[lost] == lost);
+    sim->faults = faults;
+    sim->chaos = chaos;
+}
+
+static void bring_back(struct sim *sim) {
+    if (sim->lost >= 0 && sim->shards[sim->lost] == NULL && sim->now_ms >= sim->replace_ms)
+        replace_shard(sim);
+    else if (sim->dead && sim->now_ms >= sim->back_ms)
+        sim_restart_coordinator(sim, NULL);
+}
+
+void sim_chaos(struct sim *sim, bool on) {
+    sim->chaos = on;
+    if (on)
+        return;
+    sim->back_ms = sim->replace_ms = sim->now_ms;
+    bring_back(sim);
+    bring_back(sim);
+}
+
+bool sim_shard_lost(const struct sim *sim, size_t shard) {
+    return sim->lost == (int)shard;
+}
+
+size_t sim_crashes(const struct sim *sim) {
+    return sim->crashes;
+}
+
+uint64_t sim_draw(struct sim *sim) {
+    return draw(sim);
 }
 
 void sim_run(struct sim *sim, int64_t ms) {
@@ -272,8 +427,10 @@ void sim_run(struct sim *sim, int64_t ms) {
     settle(sim);
     while (sim->now_ms < until) {
         sim->now_ms += 100;
+        bring_back(sim);
         heartbeats(sim);
-        coordinator_tick(sim->coordinator);
+        if (!sim->dead)
+            coordinator_tick(sim->coordinator);
         settle(sim);
     }
 }
@@ -291,6 +448,10 @@ const struct sim_reply *sim_ask(struct sim *sim, size_t worker, int shard,
     sim->answered[worker] = false;
     for (int tries = 0; !sim->answered[worker]; tries++) {
         base_assert(tries < 1000);
+        if (shard >= 0 && sim->shards[shard] == NULL) {
+            sim->replies[worker].header = (struct wire_header){.status = DIMFIT_ERR_UNREACHABLE};
+            break;
+        }
         post(sim, NODE_WORKER + (int)worker, to, header, body, len);
         sim_run(sim, 100);
     }
@@ -305,6 +466,25 @@ static void join(struct sim *sim, size_t shard) {
     base_assert(sim->shards[shard] != NULL && sim->numbers[shard] == shard);
 }
 
+/* Restoring may write and remove plans. */
+static void restore_plans(struct sim *sim) {
+    uint64_t ids[PLANS_MAX];
+    const size_t n = sim->n_plans;
+    for (size_t i = 0; i < n; i++)
+        ids[i] = sim->plans[i].id;
+    for (size_t i = 0; i < n; i++) {
+        const struct saved_plan *const plan = find_plan(sim, ids[i]);
+        struct buf bytes;
+        buf_init(&bytes);
+        if (plan != NULL) {
+            buf_put(&bytes, plan->bytes, plan->len);
+            base_assert(coordinator_restore_plan(sim->coordinator, bytes.data, bytes.len, NULL) ==
+                        DIMFIT_OK);
+        }
+        buf_fini(&bytes);
+    }
+}
+
 static void begin_coordinator(struct sim *sim) {
     const struct coordinator_io io = {
         .self = sim,
@@ -312,6 +492,7 @@ static void begin_coordinator(struct sim *sim) {
         .now_ms = io_now_ms,
         .wall_s = io_wall_s,
         .save = io_save,
+        .save_plan = io_save_plan,
         .plan = io_plan,
         .stop = io_stop,
     };
@@ -321,22 +502,19 @@ static void begin_coordinator(struct sim *sim) {
     base_assert(coordinator_new(&sim->coordinator_options, &io, state.data, state.len,
                                 &sim->coordinator, NULL) == DIMFIT_OK);
     buf_fini(&state);
+    restore_plans(sim);
 }
 
 void sim_restart_coordinator(struct sim *sim, const struct layout_slot *more) {
+    const bool chaos = sim->chaos;
+    sim->chaos = sim->dead = false; /* one that can't begin would be begun again */
     coordinator_destroy(&sim->coordinator);
     plan_job_destroy(&sim->job);
-    for (struct message **at = &sim->head, *m; (m = *at) != NULL;) {
-        if (m->from != NODE_COORDINATOR && m->to != NODE_COORDINATOR) {
-            at = &m->next;
-            continue;
-        }
-        *at = m->next;
-        free(m);
-    }
+    drop_messages(sim, NODE_COORDINATOR);
     if (more != NULL)
         sim->options.slots[sim->coordinator_options.n_slots++] = *more;
     begin_coordinator(sim);
+    sim->chaos = chaos;
 }
 
 void sim_idle(struct sim *sim, size_t shard, bool on) {
@@ -356,6 +534,7 @@ struct sim *sim_new(const struct sim_options *options) {
     sim->options = *options;
     sim->wall_s = options->wall_s;
     sim->random = options->seed;
+    sim->lost = -1;
     struct err_detail detail = {{0}};
     if (strategies_load(STRATEGIES_BUILT, &sim->strategies, &detail) != DIMFIT_OK)
         fprintf(stderr, "%s\n", detail.text);
@@ -390,6 +569,8 @@ void sim_free(struct sim *sim) {
     for (size_t i = 0; i < SIM_WORKERS_MAX; i++)
         free(sim->replies[i].body);
     strategies_destroy(&sim->strategies);
+    for (size_t i = 0; i < sim->n_plans; i++)
+        free(sim->plans[i].bytes);
     free(sim->saved);
     free(sim);
 }

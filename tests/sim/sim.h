@@ -47,6 +47,19 @@ struct sim_reply {
 const struct sim_reply *sim_ask(struct sim *sim, size_t worker, int shard,
                                 struct wire_header *header, const void *body, size_t len);
 
+/* Once a shard that is asked is down, the reply's status is UNREACHABLE. */
+
+/* From now on, at any step: the coordinator ends and comes back, before or after it has saved what
+ * it was about to; its disk is full; messages are late; and, once in a run, a shard loses its
+ * memory with its process: then the cluster is restarted around the shards that live, as an
+ * operator does it. Off: whoever is down comes back. */
+void sim_chaos(struct sim *sim, bool on);
+/* The shard lost its memory in this run. */
+bool sim_shard_lost(const struct sim *sim, size_t shard);
+/* How often the coordinator ended. */
+size_t sim_crashes(const struct sim *sim);
+uint64_t sim_draw(struct sim *sim); /* from the seed */
+
 /* Send a request to the coordinator without waiting for its answer. */
 void sim_tell(struct sim *sim, size_t worker, const struct wire_header *header);
 /* Put the coordinator in place of itself: what is under way to and from it is lost, its saved state
