@@ -4,53 +4,42 @@
  * so that a handful of forward passes decides; and no single way of spreading widths over slots is
  * best everywhere.
  *
- * Candidates are listed simplest first. The first whose loss is within one standard error of the
- * least one wins: what is no better than noise is not preferred to what is simpler.
+ * The least loss wins, by however little: what there is to win is mostly less than the noise of one
+ * trial, and of equals the first, which is the simplest, is as good. It says something only where
+ * the samples of the trials are not those that were scored (docs/method.md).
  */
 #include "plugin/dimfit_strategy.h"
-
-#include <math.h>
 
 static const struct dimfit_candidate candidates[] = {
 #define CANDIDATE(...)                                                                             \
     { .size = sizeof(struct dimfit_candidate), __VA_ARGS__ }
     CANDIDATE(.strategy = "uniform", .basis = "rotated"),
-    CANDIDATE(.strategy = "uniform", .basis = "kfac"),
     CANDIDATE(.strategy = "frequency", .basis = "rotated", .options = "rule=power"),
-    CANDIDATE(.strategy = "magnitude", .basis = "rotated"),
-    CANDIDATE(.strategy = "sseds", .basis = "rotated"),
-    CANDIDATE(.strategy = "sseds", .basis = "kfac"),
+    CANDIDATE(.strategy = "sseds", .basis = "rotated", .estimator = "guarded", .rank = "density"),
+    CANDIDATE(.strategy = "sseds", .basis = "rotated", .estimator = "taylor", .rank = "density"),
+    CANDIDATE(.strategy = "sseds", .basis = "rotated", .estimator = "step", .rank = "score"),
     CANDIDATE(.strategy = "measured", .basis = "rotated"),
-    CANDIDATE(.strategy = "measured", .basis = "kfac"),
+    CANDIDATE(.strategy = "sseds", .basis = "kfac", .estimator = "guarded", .rank = "density"),
+    CANDIDATE(.strategy = "uniform", .basis = "kfac"),
+    CANDIDATE(.strategy = "magnitude", .basis = "rotated"),
     CANDIDATE(.strategy = "uniform", .basis = "axis"),
-    CANDIDATE(.strategy = "magnitude", .basis = "axis"),
-    CANDIDATE(.strategy = "sseds", .basis = "axis"),
+    CANDIDATE(.strategy = "sseds", .basis = "axis", .estimator = "guarded", .rank = "density"),
 #undef CANDIDATE
 };
 
 enum { CANDIDATES = sizeof candidates / sizeof *candidates };
 
-/* The first one within a standard error of the best. */
-static size_t winner(const struct dimfit_trial_result *results, const int *answers, size_t best) {
-    const double added = results[best].loss - results[best].whole_loss + results[best].error;
-    for (size_t i = 0; i < best; i++) {
-        if (answers[i] == DIMFIT_TRIAL_KNOWN && results[i].loss - results[i].whole_loss <= added)
-            return i;
-    }
-    return best;
-}
-
 static int plan(const struct dimfit_strategy_host *host, const struct dimfit_strategy_input *input,
                 uint8_t *const *keep) {
     struct dimfit_trial_result results[CANDIDATES];
-    int answers[CANDIDATES], waits = 0;
+    int waits = 0;
     size_t best = CANDIDATES;
     for (size_t i = 0; i < CANDIDATES; i++) {
-        answers[i] = host->candidate(host->self, &candidates[i], &results[i]);
-        if (answers[i] == DIMFIT_TRIAL_FAILED)
+        const int answer = host->candidate(host->self, &candidates[i], &results[i]);
+        if (answer == DIMFIT_TRIAL_FAILED)
             return DIMFIT_PLAN_FAILED;
-        waits |= answers[i] == DIMFIT_TRIAL_ASKED;
-        if (answers[i] != DIMFIT_TRIAL_KNOWN)
+        waits |= answer == DIMFIT_TRIAL_ASKED;
+        if (answer != DIMFIT_TRIAL_KNOWN)
             continue;
         const double added = results[i].loss - results[i].whole_loss;
         if (best == CANDIDATES || added < results[best].loss - results[best].whole_loss)
@@ -61,7 +50,7 @@ static int plan(const struct dimfit_strategy_host *host, const struct dimfit_str
     if (best == CANDIDATES)
         return host->fail(host->self, "none of its candidates can be planned; start a search by "
                                       "the strategy `uniform` to see why");
-    return host->choose(host->self, winner(results, answers, best));
+    return host->choose(host->self, best);
 }
 
 static const struct dimfit_strategy strategy = {
