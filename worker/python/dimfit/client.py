@@ -229,21 +229,42 @@ class Client:
         """Where the search stands: "phase", "samples", "samples_wanted", "error", "seconds", ..."""
         return self.admin("search status")
 
-    def search_plan(self) -> dict[str, Any]:
-        """What the search changes, by slot. A search that is scoring ends that and plans from what
-        is there. Raises Error: STATE when nothing was scored or there is no search, BUDGET."""
-        return self.admin("search plan")
+    def search_plan(self, plan: int | None = None) -> dict[str, Any]:
+        """What the search changes, by slot, or what a plan that is kept would. A search that is
+        scoring ends that and plans from what is there. Raises Error: STATE when nothing was scored
+        or there is no search, BUDGET, NOT_FOUND for a plan that is not kept."""
+        return self.admin("search plan", _given(plan=plan))
 
-    def search_apply(self) -> dict[str, Any]:
-        """Put the plan into force on all shards; returns the status at once, see search_wait()."""
-        return self.admin("search apply")
+    def search_plans(self) -> list[dict[str, Any]]:
+        """The plans that are kept: "plan" (its number), "state" ("ready", "applied", "rolled back",
+        "stale"), "strategy", "basis", "kappa", "epoch", "params_before", "params_after", ..."""
+        return self.admin("search plans")["plans"]
+
+    def search_apply(self, plan: int | None = None, dry_run: bool = False) -> dict[str, Any]:
+        """Put the plan, or one that is kept, into force on all shards; returns the status at once,
+        see search_wait(). dry_run: ask every shard whether it could, and change nothing.
+
+        Raises Error: STATE, STALE_EPOCH for a plan of an older layout, NOT_FOUND, BUSY.
+        """
+        return self.admin("search apply", _given(plan=plan, dry_run=dry_run))
+
+    def search_rollback(self, dry_run: bool = False) -> dict[str, Any]:
+        """Take the last commit back: the layout before it, as a new epoch, with all that was trained
+        since, and what was dropped as it was. Returns the status at once, see search_wait(); a dry
+        run as that of search_apply(). Raises Error: STATE when there is nothing to take back."""
+        return self.admin("search rollback", _given(dry_run=dry_run))
+
+    def search_discard(self, plan: int | None = None, saved: bool = False) -> dict[str, Any]:
+        """Let a plan go, or what the shards saved to roll the last commit back."""
+        return self.admin("search discard", _given(plan=plan, saved=saved))
 
     def search_abort(self) -> dict[str, Any]:
         """End the search; nothing changes."""
         return self.admin("search abort")
 
     def search_wait(self, timeout: float = 60) -> dict[str, Any]:
-        """Wait until the search is committed or, plan_only, planned, and return its status.
+        """Wait until the search is committed, rolled back or, plan_only, planned; returns its
+        status.
 
         Raises Error: STATE with the reason when it is aborted or there is none, TIMEOUT when it is
         not done within `timeout` seconds (it goes on).
@@ -257,7 +278,7 @@ class Client:
                 raise Error("STATE", f"the search was aborted: {status['error']}")
             if phase == "idle":
                 raise Error("STATE", "there is no search to wait for; search() starts one")
-            if phase == "committed":
+            if phase in ("committed", "rolled back"):
                 self.refresh()
                 return status
             if phase == "planned" and status.get("plan_only", True):
@@ -427,6 +448,11 @@ def _choice(name: str, value: str, choices: Mapping[str, int]) -> int:
     if isinstance(value, str) and value in choices:
         return choices[value]
     raise Error("INVALID", f"{name} {value!r} is none of {', '.join(map(repr, choices))}")
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """Without those that say nothing."""
+    return {name: v for name, v in arguments.items() if v is not None and v is not False}
 
 
 def _real(name: str, value: Any) -> float:
