@@ -44,7 +44,8 @@ enum {
                         the last commit has yet to move; reply: none to a shard that is known */   \
     /* coordinator -> shard */                                                                     \
     X(48, ADD_SLOTS)   /* body: count + layout slots; reply: status */                             \
-    X(49, SCORE_START) /* tag: search id, mode: SCORE_WANT_*; clears the sums */                   \
+    X(49, SCORE_START) /* tag: search id, mode: SCORE_WANT_*, step: how many steps to keep, the    \
+                          last ones, 0: all; clears the sums */                                    \
     X(50, SCORE_STOP)  /* tag: search id; leaves the sums */                                       \
     X(51, GATHER)      /* mode: GATHER_*; reply: encoded struct stats */                           \
     X(52, PREPARE)     /* tag: new epoch; body: change + layout; moves nothing */                  \

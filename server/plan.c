@@ -183,24 +183,35 @@ static bool slot_index(const struct plan *plan, uint32_t slot, size_t *out) {
     return low < plan->n_slots && plan->slots[low].slot == slot;
 }
 
-static double add_step(enum estimator estimator, double so_far, double g) {
+/* A step's age is how many whole steps came after it: ids ascend with time, on any shards. */
+static double weight_of(const struct plan_request *request, size_t age) {
+    if (request->window > 0 && age >= request->window)
+        return 0;
+    return request->half_life > 0 ? exp2(-(double)age / request->half_life) : 1;
+}
+
+static bool is_whole(const struct stats *stats, const struct step_stats *step) {
+    return step->n_slots > 0 && !stats_step_evicted(stats, step->step);
+}
+
+static double add_step(enum estimator estimator, double so_far, double weight, double g) {
     switch (estimator) {
     case ESTIMATOR_SINGLE:
     case ESTIMATOR_CURVATURE:
     case ESTIMATOR_TAYLOR:
     case ESTIMATOR_GUARDED:
-        return so_far + g;
+        return so_far + weight * g;
     case ESTIMATOR_STEP:
-        return so_far + fabs(g);
+        return so_far + weight * fabs(g);
     case ESTIMATOR_FISHER:
-        return so_far + g * g;
+        return so_far + weight * g * g;
     case ESTIMATOR_ROW:
         break;
     }
     return so_far;
 }
 
-static dimfit_err add_part(struct plan_work *work, const struct step_slot *part) {
+static dimfit_err add_part(struct plan_work *work, const struct step_slot *part, double weight) {
     double turned[LAYOUT_DIM_MAX];
     size_t at;
     if (!slot_index(work->plan, part->slot, &at))
@@ -217,9 +228,9 @@ static dimfit_err add_part(struct plan_work *work, const struct step_slot *part)
         g = turned;
     }
     for (size_t k = 0; k < s->before; k++) {
-        s->g[k] = add_step(work->plan->request.estimator, s->g[k], g[k]);
+        s->g[k] = add_step(work->plan->request.estimator, s->g[k], weight, g[k]);
         if (f->squares != NULL)
-            f->squares[k] += g[k] * g[k];
+            f->squares[k] += weight * g[k] * g[k];
     }
     return DIMFIT_OK;
 }
@@ -252,10 +263,12 @@ static dimfit_err open_squares(struct plan_work *work) {
  * order: -G + F / 2 with G = sum of the steps' g and F the empirical Fisher information of the
  * mask, the sum over samples of their own g squared, for which the spread of the steps stands,
  * since samples are independent. F is the variance of G as well: what of G is within two standard
- * errors is no more than noise, and `guarded` takes it for 0. */
-static double loss_change(enum estimator estimator, double sum, double squares, double steps) {
+ * errors is no more than noise, and `guarded` takes it for 0. Weights w of the steps add up to
+ * `weight` and count as (sum w)^2 / sum w^2 steps of one weight. */
+static double loss_change(enum estimator estimator, double sum, double squares, double weight,
+                          double steps) {
     const double noise = 2;
-    const double fisher = fmax(squares - sum * sum / steps, 0) * steps / (steps - 1);
+    const double fisher = fmax(squares - sum * sum / weight, 0) * steps / (steps - 1);
     double slope = 0;
     if (estimator == ESTIMATOR_TAYLOR)
         slope = sum;
@@ -264,18 +277,18 @@ static double loss_change(enum estimator estimator, double sum, double squares, 
     return fisher / 2 - slope;
 }
 
-static dimfit_err take_loss_changes(struct plan_work *work, size_t steps) {
+static dimfit_err take_loss_changes(struct plan_work *work, double weight, double steps) {
     struct plan *const plan = work->plan;
     if (steps < 2)
         return err_set(work->detail, DIMFIT_ERR_STATE,
                        "estimator %s needs the spread of two scored steps at least, and there is "
-                       "%zu; score in smaller steps",
+                       "%.2g; score in smaller steps",
                        estimator_name(plan->request.estimator), steps);
     for (size_t i = 0; i < plan->n_slots; i++) {
         struct plan_slot *const s = &plan->slots[i];
         for (size_t k = 0; k < s->before; k++)
             s->g[k] = loss_change(plan->request.estimator, s->g[k], work->fitted[i].squares[k],
-                                  (double)steps);
+                                  weight, steps);
     }
     return DIMFIT_OK;
 }
@@ -284,7 +297,8 @@ static dimfit_err add_steps(struct plan_work *work, bool *scored) {
     const struct stats *const stats = work->stats;
     const bool squares = second_order(work->plan->request.estimator);
     dimfit_err err = squares ? open_squares(work) : DIMFIT_OK;
-    size_t steps = 0;
+    size_t age = 0;
+    double weights = 0, squared = 0;
     if (err != DIMFIT_OK)
         return err;
     if (work->plan->request.basis != BASIS_AXIS && !moments_kept(stats)) {
@@ -294,17 +308,21 @@ static dimfit_err add_steps(struct plan_work *work, bool *scored) {
                            "that it is to be planned in");
         return DIMFIT_OK;
     }
-    for (size_t t = 0; t < stats->n_steps && err == DIMFIT_OK; t++) {
+    for (size_t t = stats->n_steps; t-- > 0 && err == DIMFIT_OK;) {
         const struct step_stats *const step = &stats->steps[t];
-        if (stats_step_evicted(stats, step->step))
+        if (!is_whole(stats, step))
             continue;
-        steps += step->n_slots > 0;
-        for (size_t i = 0; i < step->n_slots && err == DIMFIT_OK; i++) {
+        const double weight = weight_of(&work->plan->request, age++);
+        weights += weight;
+        squared += weight * weight;
+        for (size_t i = 0; i < step->n_slots && weight > 0 && err == DIMFIT_OK; i++) {
             *scored = true;
-            err = add_part(work, &step->slots[i]);
+            err = add_part(work, &step->slots[i], weight);
         }
     }
-    return err == DIMFIT_OK && squares && steps > 0 ? take_loss_changes(work, steps) : err;
+    return err == DIMFIT_OK && squares && *scored
+               ? take_loss_changes(work, weights, weights * weights / squared)
+               : err;
 }
 
 static void take_row_scores(struct plan_work *work, bool *scored) {

@@ -69,6 +69,10 @@ struct plan_request {
     uint64_t trial_samples; /* that a trial is evaluated on */
 };
 
+/* How many steps, the last ones, it takes: those older weigh nothing, or less than a millionth. 0:
+ * all. */
+uint64_t plan_window(const struct plan_request *request);
+
 void plan_request_init(struct plan_request *request); /* the documented defaults, kappa unset (0) */
 
 /* INVALID naming the option when a value is out of range (kappa 0, -1, NaN; unknown combination:

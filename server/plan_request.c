@@ -51,6 +51,11 @@ void plan_request_init(struct plan_request *request) {
     };
 }
 
+uint64_t plan_window(const struct plan_request *request) {
+    const double steps = 20 * request->half_life; /* 2^-20 */
+    return request->window > 0 || steps >= 0x1p63 ? request->window : (uint64_t)ceil(steps);
+}
+
 static dimfit_err check_options(const char *options, struct err_detail *detail) {
     for (const char *at = options; *at != 0;) {
         const size_t len = strcspn(at, ",");

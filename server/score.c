@@ -49,7 +49,8 @@ struct score {
     struct score_step *oldest, *newest;
     struct slot_rows *rows; /* ascending by slot */
     size_t n_rows, cap_rows;
-    uint64_t samples;
+    uint64_t window;   /* steps to keep while searching; 0: all */
+    uint64_t samples;  /* scored; inside a search of steps that were dropped, too */
     uint64_t *evicted; /* a ring once EVICTED_MAX are there */
     size_t n_evicted, cap_evicted, next_evicted;
 };
@@ -149,11 +150,16 @@ void score_restart(struct score *score, uint32_t keep, bool searching) {
     rows_clear(score);
     score->bytes = 0;
     score->samples = 0;
+    score->window = 0;
     score->n_evicted = 0;
     score->next_evicted = 0;
     score->moments = (keep & SCORE_KEEP_MOMENTS) != 0;
     score->curvature = (keep & SCORE_KEEP_CURVATURE) != 0;
     score->searching = searching;
+}
+
+void score_window(struct score *score, uint64_t steps) {
+    score->window = steps;
 }
 
 void score_stop(struct score *score) {
@@ -194,7 +200,7 @@ static bool evicted_add(struct score *score, uint64_t id) {
 static bool evict(struct score *score, struct score_step *step) {
     if (!evicted_add(score, step->id))
         return false;
-    for (size_t i = 0; i < step->n_workers; i++)
+    for (size_t i = 0; i < step->n_workers && !score->searching; i++)
         score->samples -= step->workers[i].samples;
     score->bytes -= step->bytes;
     step_unlink(score, step);
@@ -423,11 +429,22 @@ static dimfit_err step_new(struct score *score, uint64_t id, struct score_step *
     return DIMFIT_OK;
 }
 
+/* What comes late finds no step to go to, and its id among the evicted ones. */
+static void leave_window(struct score *score) {
+    const uint64_t slack = score->window / 8 + 16;
+    if (!score->searching || score->window == 0 || score->window > UINT64_MAX - slack)
+        return;
+    while (score->n_steps >= score->window + slack && evict(score, score->oldest))
+        ;
+}
+
 dimfit_err score_open(struct score *score, uint64_t step, uint64_t worker, uint64_t samples,
                       const uint32_t *slots, const uint32_t *widths, size_t n,
                       struct score_step **out, struct err_detail *detail) {
     struct score_step *found = step_find(score, step);
     const bool made = found == NULL;
+    if (made)
+        leave_window(score);
     dimfit_err err = made ? step_new(score, step, &found, detail) : DIMFIT_OK;
     if (err != DIMFIT_OK)
         return err;

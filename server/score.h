@@ -43,6 +43,10 @@ enum score_keep {
 /* Forget all sums, and keep from now on what `keep` says. searching: refuse rather than drop when
  * full. */
 void score_restart(struct score *score, uint32_t keep, bool searching);
+/* Until the next restart, inside a search: of the steps only the last ones opened are kept, so many
+ * and some more (they may come a little out of order), so that scoring can go on for ever. 0: all.
+ */
+void score_window(struct score *score, uint64_t steps);
 void score_stop(struct score *score); /* a search's end: searching = false, sums stay */
 
 /* Make sure the step and all its n slots' sums are there, so that the push cannot fail half-way;

@@ -226,6 +226,7 @@ static dimfit_err begin_scoring(struct coordinator *c, const struct asker *asker
     const struct wire_header start = {
         .kind = WIRE_SCORE_START,
         .tag = s->id,
+        .step = plan_window(&s->request),
         .mode = (s->request.basis == BASIS_AXIS ? 0u : SCORE_WANT_MOMENTS) |
                 (s->request.basis == BASIS_KFAC ? SCORE_WANT_CURVATURE : 0u) |
                 (s->freeze ? SCORE_WANT_FREEZE : SCORE_WANT_LIVE),

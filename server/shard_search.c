@@ -47,6 +47,7 @@ dimfit_err shard_score_start(struct shard *shard, const struct shard_message *in
                   ((mode & SCORE_WANT_MOMENTS) != 0 ? SCORE_KEEP_MOMENTS : 0u) |
                       (curvature ? SCORE_KEEP_CURVATURE : 0u),
                   true);
+    score_window(shard->score, in->header->step);
     shard->curvature = curvature;
     shard->search = in->header->tag;
     shard->frozen = (mode & SCORE_WANT_FREEZE) != 0;

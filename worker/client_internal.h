@@ -140,7 +140,7 @@ struct dimfit {
     size_t n_links;
     struct link *links;
     struct view *view, *before; /* in force, and of the epoch before it (or NULL) */
-    uint64_t next_request, next_step;
+    uint64_t next_request, last_step_us;
     enum wire_phase phase;
     bool frozen, curvature;            /* scored pushes shall bring their curvature */
     uint64_t epoch;                    /* the newest heard of */

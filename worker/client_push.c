@@ -292,10 +292,16 @@ static dimfit_err check_arrays(struct dimfit *c, struct dimfit_call *call) {
     return err;
 }
 
-/* A step of its own for a push that names none: the same for all its parts, and no other push's. */
+/* A step of its own for a push that names none: the same for all its parts, and no other push's.
+ * Ids ascend with time, from whatever handle they come: a search tells old steps by it. 51 bits of
+ * microseconds are enough until 2041. */
 static uint64_t own_step(struct dimfit *c) {
-    const uint64_t mix[2] = {c->client ^ c->incarnation, ++c->next_step};
-    return XXH3_64bits(mix, sizeof mix) | (uint64_t)1 << 63;
+    const uint64_t whose[2] = {c->client, c->incarnation};
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    const uint64_t us = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+    c->last_step_us = us > c->last_step_us ? us : c->last_step_us + 1;
+    return (uint64_t)1 << 63 | c->last_step_us << 12 | (XXH3_64bits(whose, sizeof whose) & 0xfff);
 }
 
 static dimfit_err check_push(struct dimfit *c, const struct dimfit_push *push,

@@ -76,14 +76,19 @@ def estimate(scene, index, mean, encode, decode):
             by_row += part["samples"] * np.abs(terms)
         steps.append(total)
     steps = np.array(steps)
+    ages = np.arange(len(steps))[::-1]
+    weights = 0.5 ** (ages / scene["half_life"]) if scene["half_life"] else np.ones(len(steps))
+    weights[ages >= (scene["window"] or len(steps))] = 0
     if estimator == "single":
-        return steps.sum(axis=0)
+        return weights @ steps
     if estimator == "step":
-        return np.abs(steps).sum(axis=0)
+        return weights @ np.abs(steps)
     if estimator == "fisher":
-        return np.sqrt((steps**2).sum(axis=0))
+        return np.sqrt(weights @ steps**2)
     if estimator in SECOND_ORDER:
-        slope, fisher = steps.sum(axis=0), len(steps) * steps.var(axis=0, ddof=1)
+        n = weights.sum() ** 2 / (weights**2).sum()
+        slope, centre = weights @ steps, np.average(steps, axis=0, weights=weights)
+        fisher = weights @ (steps - centre) ** 2 * n / (n - 1)
         if estimator == "curvature":
             slope = 0
         if estimator == "guarded":

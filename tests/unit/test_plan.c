@@ -24,9 +24,11 @@ static void put_scene(FILE *file, const struct scene *s) {
     const struct plan_request *const q = &s->request;
     fprintf(file,
             "{\"kappa\":%.17g,\"estimator\":\"%s\",\"basis\":\"%s\",\"count\":\"%s\","
-            "\"rank\":\"%s\",\"min_dim\":%u,\"samples\":%g,\"slots\":[",
+            "\"rank\":\"%s\",\"min_dim\":%u,\"window\":%llu,\"half_life\":%.17g,\"samples\":%g,"
+            "\"slots\":[",
             q->kappa, estimator_name(q->estimator), basis_name(q->basis), count_name(q->count),
-            rank_name(q->rank), q->min_dim, (double)STEPS * PARTS);
+            rank_name(q->rank), q->min_dim, (unsigned long long)q->window, q->half_life,
+            (double)STEPS * PARTS);
     for (size_t i = 0; i < SLOTS; i++) {
         double r[ROWS * WIDTH], counts[ROWS];
         for (size_t f = 0; f < s->rows[i]; f++) {
@@ -124,6 +126,8 @@ static void put_all_plans(FILE *file, struct scene *s) {
         q->basis = (enum basis)(bits / (2 * 2 * 3) % BASES);
         q->estimator = (enum estimator)(bits / (2 * 2 * 3 * BASES));
         q->kappa = bits % 5 == 0 ? 1 : 0.55;
+        q->window = bits % 7 == 1 && q->estimator != ESTIMATOR_ROW ? 5 : 0;
+        q->half_life = bits % 7 == 2 && q->estimator != ESTIMATOR_ROW ? 2.5 : 0;
         if (q->estimator == ESTIMATOR_ROW && q->basis != BASIS_AXIS)
             continue;
         struct plan *plan = scene_plan(s);

@@ -228,6 +228,30 @@ static void no_more_than_65536_evicted_ids_are_remembered(void **state) {
     score_destroy(&score);
 }
 
+static void a_window_keeps_the_last_steps_and_counts_all_samples(void **state) {
+    enum { WINDOW = 40, STEPS = 1000 };
+    struct score *score = make(1 << 20, false, true);
+    score_window(score, WINDOW);
+    for (uint64_t id = 1; id <= STEPS; id++)
+        add(score, id, 1, 3, 7, (double)id);
+    assert_true(score_steps(score) >= WINDOW && score_steps(score) <= 2 * WINDOW);
+    assert_int_equal(score_samples(score), 3 * STEPS);
+    static const uint32_t slots[] = {7};
+    struct stats *stats = export(score, slots, 1);
+    for (uint64_t id = STEPS - WINDOW + 1; id <= STEPS; id++) {
+        const struct step_stats *const step = &stats->steps[stats->n_steps - 1 - (STEPS - id)];
+        assert_true(step->step == id && step->slots[0].g[0] == (double)id);
+        assert_false(stats_step_evicted(stats, id));
+    }
+    assert_true(stats_step_evicted(stats, 1));
+    stats_destroy(&stats);
+    score_restart(score, 0, true); /* and no window */
+    for (uint64_t id = 1; id <= STEPS; id++)
+        add(score, id, 1, 3, 7, 1);
+    assert_int_equal(score_steps(score), STEPS);
+    score_destroy(&score);
+}
+
 static void a_restart_forgets_everything(void **state) {
     struct score *score = make(4096, false, false);
     for (uint64_t id = 0; id < 100; id++)
@@ -275,6 +299,7 @@ int main(void) {
         cmocka_unit_test(a_step_makes_room_for_itself_but_never_by_itself),
         cmocka_unit_test(a_stopped_search_drops_old_steps_again),
         cmocka_unit_test(no_more_than_65536_evicted_ids_are_remembered),
+        cmocka_unit_test(a_window_keeps_the_last_steps_and_counts_all_samples),
         cmocka_unit_test(a_restart_forgets_everything),
         cmocka_unit_test(many_steps_are_found_again_in_any_order),
     };
