@@ -82,7 +82,7 @@ static dimfit_err choose_spill(struct daemon *d, struct err_detail *detail) {
     const char *const given = config->rollback_dir[0] != 0 ? config->rollback_dir
                                                            : config->data_dir;
     if (given[0] == 0)
-        log_warn("dimfitd", "rows before a layout change are not kept, so that it can't be rolled "
+        log_info("dimfitd", "rows before a layout change are not kept, so that it can't be rolled "
                             "back: there is neither --rollback-dir nor --data-dir");
     d->shard_options.shard.keep = given[0] != 0 && strcmp(given, "none") != 0;
     if (!d->shard_options.shard.keep || strcmp(given, "memory") == 0)

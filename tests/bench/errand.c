@@ -23,6 +23,7 @@ const struct errand errand_apply = {
     .field = "phase",
     .done = "committed",
     .failed = "aborted",
+    .left = "moving_rows",
 };
 
 const struct errand errand_shrink = {
@@ -50,20 +51,24 @@ static bool is_over(const struct errand *errand, const struct target *target) {
     const bool over = strcmp(now, errand->done) == 0;
     json_decref(status);
     dimfit_free(text);
-    return over;
+    return over && (errand->left == NULL || target_total(target, errand->left) == 0);
 }
 
-double errand_do(const struct errand *errand, const struct target *target) {
+double errand_do(const struct errand *errand, const struct target *target, double *peak) {
     const double begun = bench_seconds();
     admin_do(target, errand->command, errand->args);
-    while (!is_over(errand, target))
+    while (!is_over(errand, target)) {
+        const double now = peak != NULL ? target_total(target, "resident_bytes") : 0;
+        if (peak != NULL && now > *peak)
+            *peak = now;
         sleep_until(bench_seconds() + POLL_INTERVAL);
+    }
     return bench_seconds() - begun;
 }
 
 static void *errand_main(void *self) {
     struct errand_run *const run = self;
-    run->seconds = errand_do(run->errand, &run->target);
+    run->seconds = errand_do(run->errand, &run->target, &run->peak);
     atomic_store(&run->over, true);
     return NULL;
 }
@@ -71,6 +76,7 @@ static void *errand_main(void *self) {
 void errand_start(struct errand_run *run, const struct errand *errand,
                   const struct target *target) {
     run->errand = errand;
+    run->peak = 0;
     run->target = (struct target){.endpoint = target->endpoint};
     target_open(&run->target);
     atomic_store(&run->over, false);

@@ -141,13 +141,15 @@ void bench_growing(const struct run *run) {
 
 /* ---- while something goes on ----------------------------------------------------------------- */
 
-/* Pulls until the errand is done; the milliseconds that it took. */
-static double pull_during(const struct side *pull, const struct errand *errand,
-                          struct times *times) {
+/* Pulls until the errand is done; the milliseconds that it took. *peak: struct errand_run. */
+static double pull_during(const struct side *pull, const struct errand *errand, struct times *times,
+                          double *peak) {
     struct errand_run meanwhile;
     errand_start(&meanwhile, errand, pull->target);
     times_paced(times, pull, PULL_INTERVAL, 0, &meanwhile.over);
-    return 1e3 * errand_join(&meanwhile);
+    const double ms = 1e3 * errand_join(&meanwhile);
+    *peak = meanwhile.peak;
+    return ms;
 }
 
 /* One round: the rows are halved once, so a daemon is good for one. */
@@ -161,6 +163,8 @@ void bench_live(const struct run *run) {
         .longest = {.name = "pull_max_change", .unit = "us", .against = "before"},
     };
     struct series took = {.name = "change_live", .unit = "ms"};
+    struct series peak = {.name = "change_peak", .unit = "bytes", .against = "before"};
+    double most = 0;
     const struct target *const target = &run->targets[0];
     struct stream stream = stream_of(SLOT_BIG, LIVE_ROWS);
     const struct side pull = {target, &stream, call_pull};
@@ -168,8 +172,10 @@ void bench_live(const struct run *run) {
     slot_declare(target, SLOT_BIG, BENCH_WIDTH);
     slot_fill(target, SLOT_BIG, BENCH_WIDTH, 0, LIVE_ROWS);
     times_paced(&before, &pull, PULL_INTERVAL, run->seconds, NULL);
-    pull_during(&pull, &errand_plan, &planned);
-    series_add(&took, pull_during(&pull, &errand_apply, &changed), 0);
+    pull_during(&pull, &errand_plan, &planned, &most);
+    const double resident = target_total(target, "resident_bytes");
+    series_add(&took, pull_during(&pull, &errand_apply, &changed, &most), 0);
+    series_add(&peak, most, resident);
     time_series_add(&planning, &planned, &before);
     time_series_add(&change, &changed, &before);
     times_fini(&before);
@@ -179,6 +185,7 @@ void bench_live(const struct run *run) {
     time_series_print(&planning);
     time_series_print(&change);
     series_print(&took);
+    series_print(&peak);
 }
 
 /* Rows shown once go, among as many that stay. */
@@ -197,9 +204,10 @@ void bench_shrink(const struct run *run) {
         slot_fill(target, SLOT_GROWING, BENCH_WIDTH, 0, BENCH_ROWS);
     for (int i = 0; i < run->rounds; i++, next += BENCH_ROWS) {
         struct times before = {0}, during = {0};
+        double peak = 0;
         slot_fill(target, SLOT_GROWING, BENCH_WIDTH, next, next + BENCH_ROWS);
         times_paced(&before, &pull, PULL_INTERVAL, run->seconds, NULL);
-        series_add(&took, pull_during(&pull, &errand_shrink, &during), 0);
+        series_add(&took, pull_during(&pull, &errand_shrink, &during, &peak), 0);
         time_series_add(&series, &during, &before);
         times_fini(&before);
         times_fini(&during);

@@ -48,7 +48,7 @@ void bench_load20m(const struct run *run) {
     rate_print("load20m_push", &(struct side){target, &stream, call_push_score}, run->seconds);
     slot_fill(target, SLOT_BIG, BENCH_WIDTH, 0, ROWS / 2); /* the other half was shown once */
     memory_print(target, "load20m_memory_trained");
-    series_add(&took, 1e3 * errand_do(&errand_shrink, target), 0);
+    series_add(&took, 1e3 * errand_do(&errand_shrink, target, NULL), 0);
     series_print(&took);
     memory_print(target, "load20m_memory_expired");
     slot_fill(target, SLOT_BIG, BENCH_WIDTH, ROWS, ROWS + ROWS / 2); /* into their places */

@@ -10,10 +10,14 @@
  *           (update_moments_sampled)
  * insert    rows stored for the first time
  * growth    the longest and the thousandth longest push of 100 keys while a table grows from
- * nothing to 10 M rows, chunks made ready as in the daemon: milliseconds of the thread, beside
- * those of the clock on the wall, which has other programs in it change    table_change() from 16
- * to 8 floats, as a selection and through a rotation, beside memcpy() of the same bytes, whose
- * pages are there already decision  plan_make() for 10,000 slots of 64 dimensions
+ *           nothing to 10 M rows, chunks made ready as in the daemon: milliseconds of the thread,
+ *           beside those of the clock on the wall, which has other programs in it
+ * change    a layout change from 16 to 8 floats until all rows have moved, as a selection and
+ *           through a rotation, beside memcpy() of the same bytes, whose pages are there already
+ * change_10m   10 M rows from 16 floats to 4 and back, chunks made ready as in the daemon, beside
+ *           memcpy() of the same bytes, whose pages are there already; and what slabs have at most
+ *           meanwhile
+ * decision  plan_make() for 10,000 slots of 64 dimensions
  *
  * Prints one line of JSON a series (bench.h).
  */
@@ -333,6 +337,74 @@ static void bench_change(struct bench *b, int rounds) {
     series_print(&rotated);
 }
 
+/* ---- ten million rows to a quarter and back ---------------------------------------------------
+ */
+
+enum { MANY_ROWS = 10000000, QUARTER = BENCH_WIDTH / 4 };
+
+/* The first coordinates stay; or the others come behind them, with initial values. */
+static struct change *resize_make(uint64_t epoch, uint32_t from, uint32_t to) {
+    const uint32_t kept = from < to ? from : to, added = to - kept;
+    struct err_detail detail = {{0}};
+    struct change *change;
+    must(change_new(epoch, epoch + 1, 1, &change), &detail);
+    struct change_slot *const slot = &change->slots[0];
+    must(change_slot_alloc_added(slot, SLOT, BENCH_WIDTH, from, to, added, false), &detail);
+    slot->drawn = added > 0;
+    for (uint32_t k = 0; k < kept; k++)
+        slot->keep[k] = (uint16_t)k;
+    for (uint32_t k = 0; k < added; k++)
+        slot->columns[(kept + k) * added + k] = 1;
+    return change;
+}
+
+/* Rows a second, and in *peak what slabs have at most. */
+static double resize(struct bench *b, uint32_t from, uint32_t to, double *peak) {
+    struct err_detail detail = {{0}};
+    struct layout *after;
+    struct change *change = resize_make(b->layout->epoch, from, to);
+    must(change_apply(change, b->layout, NULL, &after, &detail), &detail);
+    const double begun = bench_seconds();
+    must(table_change(b->table, change, after, &detail), &detail);
+    for (size_t i = 0; table_move(b->table, SLICE); i++) {
+        const double now = i % 64 == 0 ? (double)table_figures(b->table).slab_bytes : 0;
+        *peak = now > *peak ? now : *peak;
+    }
+    const double rate = (double)b->n_rows / (bench_seconds() - begun);
+    change_destroy(&change);
+    layout_destroy(&b->layout);
+    b->layout = after;
+    return rate;
+}
+
+static void bench_resize(int rounds) {
+    struct series narrow = {"change_shrink_10m", "rows/s", "memcpy of the same bytes", 0, {0}, {0}};
+    struct series wide = {"change_grow_10m", "rows/s", "memcpy of the same bytes", 0, {0}, {0}};
+    struct series narrow_peak = {"change_shrink_10m_peak", "bytes", "before", 0, {0}, {0}};
+    struct series wide_peak = {"change_grow_10m_peak", "bytes", "after", 0, {0}, {0}};
+    struct bench b = {0};
+    struct err_detail detail = {{0}};
+    must(stock_start(&detail), &detail);
+    set_up(&b, MANY_ROWS, INIT_ZERO);
+    const size_t bytes = (size_t)MANY_ROWS * (BENCH_WIDTH + QUARTER) * sizeof(float);
+    for (int i = 0; i < rounds; i++) {
+        const double copied = memcpy_rate(bytes / 2) / (double)bytes * MANY_ROWS;
+        const double before = (double)table_figures(b.table).slab_bytes;
+        double peak = 0;
+        series_add(&narrow, resize(&b, BENCH_WIDTH, QUARTER, &peak), copied);
+        series_add(&narrow_peak, peak, before);
+        peak = 0;
+        series_add(&wide, resize(&b, QUARTER, BENCH_WIDTH, &peak), copied);
+        series_add(&wide_peak, peak, (double)table_figures(b.table).slab_bytes);
+    }
+    tear_down(&b);
+    stock_stop();
+    series_print(&narrow);
+    series_print(&wide);
+    series_print(&narrow_peak);
+    series_print(&wide_peak);
+}
+
 /* ---- decision -------------------------------------------------------------------------------- */
 
 enum { DECISION_SLOTS = 10000, DECISION_WIDTH = 64 };
@@ -422,6 +494,8 @@ int main(int argc, char **argv) {
         bench_growth(&b, rounds);
     if (bench_wanted("change", names, n_names))
         bench_change(&b, rounds);
+    if (bench_wanted("change_10m", names, n_names))
+        bench_resize(rounds);
     if (bench_wanted("decision", names, n_names))
         bench_decision(argv[1], rounds);
     tear_down(&b);
