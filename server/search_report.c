@@ -156,6 +156,10 @@ json_t *search_plan_report(const struct coordinator *c, const struct plan *p) {
     json_t *const request = request_json(s);
     json_object_update_missing(json, request);
     json_object_set_new(json, "request", request);
+    /* A strategy that picks among plans decides these, too. */
+    json_object_set_new(json, "basis", json_string(basis_name(p->request.basis)));
+    json_object_set_new(json, "estimator", json_string(estimator_name(p->request.estimator)));
+    json_object_set_new(json, "rank", json_string(rank_name(p->request.rank)));
     json_object_set_new(json, "candidates", search_candidates_json(p));
     json_object_set_new(json, "slots", slots);
     return json;

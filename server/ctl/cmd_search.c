@@ -1,4 +1,5 @@
 /* The search: start, status, plan, plans, apply, rollback, discard, abort. */
+#include "server/ctl/cmd_search.h"
 #include "server/ctl/ctl.h"
 #include "server/ctl/human.h"
 #include "server/ctl/view.h"
@@ -21,13 +22,13 @@ static const char *const modes[] = {"live", "freeze"};
 
 /* ---- waiting --------------------------------------------------------------------------------- */
 
-static bool phase_is(const json_t *status, const char *phase) {
+bool search_phase_is(const json_t *status, const char *phase) {
     return strcmp(get_text(status, "phase", ""), phase) == 0;
 }
 
 static bool is_moving(const json_t *status) {
-    return phase_is(status, "scoring") || phase_is(status, "planning") ||
-           phase_is(status, "preparing");
+    return search_phase_is(status, "scoring") || search_phase_is(status, "planning") ||
+           search_phase_is(status, "preparing");
 }
 
 static void show_progress(const json_t *status) {
@@ -45,7 +46,7 @@ static void end_progress(void) {
 /* Poll until the search of *status is neither scoring, planning nor preparing, replacing *status by
  * the last one seen. The coordinator limits every phase; here each single question has its limit.
  */
-static int wait_search(struct ctl *ctl, json_t **status) {
+int search_wait(struct ctl *ctl, json_t **status) {
     const double search = get_number(*status, "search", 0);
     while (is_moving(*status)) {
         const struct timespec pause = {0, POLL_MS * 1000000L};
@@ -82,11 +83,11 @@ static int wait_search(struct ctl *ctl, json_t **status) {
 /* Show where the search stands, after waiting if asked to. One that was aborted is a failure only
  * for who waits for it. */
 static int finish_status(struct ctl *ctl, json_t **status, bool wait) {
-    int code = wait ? wait_search(ctl, status) : EXIT_DONE;
+    int code = wait ? search_wait(ctl, status) : EXIT_DONE;
     if (code != EXIT_DONE)
         return code;
     code = ctl_show(ctl, *status, view_search);
-    if (code == EXIT_DONE && wait && phase_is(*status, "aborted"))
+    if (code == EXIT_DONE && wait && search_phase_is(*status, "aborted"))
         return ctl_fail(EXIT_FAILED, "search", NULL, "%s", get_text(*status, "error", "aborted"));
     return code;
 }
@@ -103,12 +104,6 @@ static int show_plan(struct ctl *ctl, json_t *request) {
 
 /* ---- start ----------------------------------------------------------------------------------- */
 
-struct start_args {
-    struct ctl *ctl;
-    json_t *request;
-    bool wait, plan_only;
-};
-
 enum {
     KEY_STRATEGY = 0x100,
     KEY_ESTIMATOR,
@@ -120,6 +115,7 @@ enum {
     KEY_GROW_INIT,
     KEY_MODE,
     KEY_SAMPLES,
+    KEY_TRIAL_SAMPLES,
     KEY_WINDOW,
     KEY_HALF_LIFE,
     KEY_SEED,
@@ -146,12 +142,15 @@ static const struct argp_option start_options[] = {
     {"mode", KEY_MODE, "M", 0, "live: training goes on; freeze: it is held while scoring (live)",
      0},
     {"samples", KEY_SAMPLES, "N", 0, "Samples to score (live: 65536; freeze: all there are)", 0},
+    {"trial-samples", KEY_TRIAL_SAMPLES, "N", 0,
+     "Validation samples that a strategy's trials are evaluated on (8192)", 0},
     {"window", KEY_WINDOW, "STEPS", 0, "Score the last steps only, this many", 0},
     {"half-life", KEY_HALF_LIFE, "STEPS", 0,
      "Let a step count half as much every so many steps later", 0},
     {"seed", KEY_SEED, "N", 0, "Seed of strategies that draw", 0},
     {"strategy-options", KEY_OPTIONS, "K=V,...", 0, "For the strategy", 0},
-    {"timeout", KEY_LIMIT, "S", 0, "Longest time without progress in scoring, in seconds", 0},
+    {"timeout", KEY_LIMIT, "S", 0, "Longest time without progress in scoring or trials, in seconds",
+     0},
     {"plan-only", KEY_PLAN_ONLY, NULL, 0, "Stop at the plan; `search apply` goes on", 0},
     {"wait", KEY_WAIT, NULL, 0, "Return when it is done", 0},
     {0},
@@ -222,6 +221,10 @@ static error_t parse_start(int key, char *arg, struct argp_state *state) {
     case KEY_SAMPLES:
         put(args->request, "samples", json_integer(ctl_whole("--samples", arg, 1, INT64_MAX)));
         return 0;
+    case KEY_TRIAL_SAMPLES:
+        put(args->request, "trial_samples",
+            json_integer(ctl_whole("--trial-samples", arg, 1, INT64_MAX)));
+        return 0;
     case KEY_WINDOW:
         put(args->request, "window", json_integer(ctl_whole("--window", arg, 1, INT64_MAX)));
         return 0;
@@ -250,26 +253,28 @@ static error_t parse_start(int key, char *arg, struct argp_state *state) {
     }
 }
 
+const struct argp search_start_argp = {
+    .options = start_options,
+    .parser = parse_start,
+    .doc = "Score the dimensions of all slots, plan which stay within kappa, and apply that.\v"
+           "With --plan-only and --wait the plan is printed.",
+    .children = ctl_common_options,
+};
+
 static int search_start(struct ctl *ctl, int argc, char **argv) {
-    const struct argp argp = {
-        .options = start_options,
-        .parser = parse_start,
-        .doc = "Score the dimensions of all slots, plan which stay within kappa, and apply that.\v"
-               "With --plan-only and --wait the plan is printed.",
-        .children = ctl_common_options,
-    };
     struct start_args args = {.ctl = ctl, .request = json_object()};
     json_t *status;
-    ctl_parse(&argp, "dimfitctl search start", argc, argv, &args);
+    ctl_parse(&search_start_argp, "dimfitctl search start", argc, argv, &args);
     int code = ctl_call(ctl, "search start", CTL_CHANGES, args.request, &status);
     json_decref(args.request);
     if (code != EXIT_DONE)
         return code;
     if (args.wait && args.plan_only)
-        code = wait_search(ctl, &status);
+        code = search_wait(ctl, &status);
     if (code == EXIT_DONE)
-        code = args.wait && phase_is(status, "planned") ? show_plan(ctl, NULL)
-                                                        : finish_status(ctl, &status, args.wait);
+        code = args.wait && search_phase_is(status, "planned")
+                   ? show_plan(ctl, NULL)
+                   : finish_status(ctl, &status, args.wait);
     json_decref(status);
     return code;
 }
@@ -371,7 +376,7 @@ static int search_plan(struct ctl *ctl, int argc, char **argv) {
         json_t *status;
         code = ctl_call(ctl, "search status", CTL_READS, NULL, &status);
         if (code == EXIT_DONE) {
-            code = wait_search(ctl, &status);
+            code = search_wait(ctl, &status);
             json_decref(status);
         }
     }
@@ -461,7 +466,7 @@ int cmd_search(struct ctl *ctl, int argc, char **argv) {
     static const struct ctl_entry commands[] = {
         {"start", search_start},     {"status", search_status}, {"plan", search_plan},
         {"plans", search_plans},     {"apply", search_apply},   {"rollback", search_rollback},
-        {"discard", search_discard}, {"abort", search_abort},
+        {"discard", search_discard}, {"abort", search_abort},   {"compare", search_compare},
     };
     return ctl_dispatch(ctl, "dimfitctl search",
                         "Fit the embedding dimensions.\v"
@@ -473,6 +478,7 @@ int cmd_search(struct ctl *ctl, int argc, char **argv) {
                         "  apply        put a plan into force\n"
                         "  rollback     take the last commit back\n"
                         "  discard      let a plan go, or what a rollback needs\n"
-                        "  abort        end it, changing nothing",
+                        "  abort        end it, changing nothing\n"
+                        "  compare      two strategies: ranks and times",
                         commands, ARRAY_LEN(commands), argc, argv);
 }

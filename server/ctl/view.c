@@ -287,6 +287,16 @@ void view_scores_csv(const json_t *reply, FILE *out) {
     }
 }
 
+static void print_trials(const json_t *trials, FILE *out) {
+    const double left = get_number(trials, "seconds_left", NAN);
+    if (!json_is_object(trials))
+        return;
+    fprintf(out, ", %s of %s trials", cell_count(trials, "done").text,
+            cell_count(trials, "asked").text);
+    if (!isnan(left))
+        fprintf(out, ", %s left", human_seconds(left).text);
+}
+
 void view_progress(const json_t *reply, FILE *out) {
     const double wanted = get_number(reply, "samples_wanted", 0);
     const double rate = get_number(reply, "samples_per_second", 0);
@@ -297,6 +307,8 @@ void view_progress(const json_t *reply, FILE *out) {
         fputs(", ", out);
         print_clean(waiting, out);
     }
+    if (strcmp(get_text(reply, "phase", ""), "planning") == 0)
+        print_trials(json_object_get(reply, "trials"), out);
     if (strcmp(get_text(reply, "phase", ""), "scoring") != 0)
         return;
     fprintf(out, ", %s", cell_count(reply, "samples").text);
@@ -385,10 +397,49 @@ static void print_plan_head(const json_t *reply, FILE *out) {
             cell_count(reply, "samples").text, cell_bytes(reply, "layout_bytes").text);
 }
 
+/* What the strategy tried, and what each costs. */
+static int print_candidates(const json_t *candidates, FILE *out) {
+    const json_t *c;
+    size_t i;
+    if (json_array_size(candidates) == 0)
+        return 0;
+    struct grid *const grid = grid_new("lllrrrl");
+    ROW(grid, "TRIED", "BASIS", "OPTIONS", "LOSS ADDED", "ERROR", "AUC", "");
+    json_array_foreach(candidates, i, c) {
+        const bool chosen = json_is_true(json_object_get(c, "chosen"));
+        ROW(grid, get_text(c, "strategy", "-"), get_text(c, "basis", "-"),
+            get_text(c, "options", "-"), cell_plain(c, "loss_added").text,
+            cell_plain(c, "error").text, cell_plain(c, "auc").text,
+            chosen ? "<- chosen" : get_text(c, "why", ""));
+    }
+    const int failed = finish(grid, out);
+    fputc('\n', out);
+    return failed;
+}
+
+int view_compare(const json_t *reply, FILE *out) {
+    const json_t *s;
+    size_t i;
+    struct grid *const grid = grid_new("lrrrr");
+    ROW(grid, "STRATEGY", "SECONDS", "SCORING", "PLANNING", "TRIALS");
+    json_array_foreach(json_object_get(reply, "strategies"), i, s) {
+        ROW(grid, get_text(s, "strategy", "-"), cell_plain(s, "seconds").text,
+            cell_plain(s, "seconds_scoring").text, cell_plain(s, "seconds_planning").text,
+            cell_count(json_object_get(s, "trials"), "done").text);
+    }
+    const int failed = finish(grid, out);
+    fprintf(out, "\n%s units: rank correlation %s (Spearman), %s (Kendall); time ratio %s\n",
+            cell_count(reply, "units").text, cell_plain(reply, "spearman").text,
+            cell_plain(reply, "kendall").text, cell_plain(reply, "ratio").text);
+    return failed;
+}
+
 int view_plan(const json_t *reply, FILE *out) {
     const json_t *slot;
     size_t i;
     print_plan_head(reply, out);
+    if (print_candidates(json_object_get(reply, "candidates"), out) != 0)
+        return -1;
     struct grid *const grid = grid_new("rlrrrrrrrr");
     ROW(grid, "SLOT", "NAME", "ROWS", "DIM", "BEFORE", "AFTER", "BYTES", "BYTES AFTER", "SCORE",
         "KEPT");

@@ -15,8 +15,9 @@ int view_stats(const json_t *reply, FILE *out);
 int view_slots(const json_t *reply, FILE *out);
 int view_strategies(const json_t *reply, FILE *out);
 int view_scores(const json_t *reply, FILE *out);
-int view_search(const json_t *reply, FILE *out); /* search status */
-int view_plan(const json_t *reply, FILE *out);   /* search plan */
+int view_search(const json_t *reply, FILE *out);  /* search status */
+int view_plan(const json_t *reply, FILE *out);    /* search plan */
+int view_compare(const json_t *reply, FILE *out); /* search compare */
 int view_plans(const json_t *reply, FILE *out);
 int view_dry_run(const json_t *reply, FILE *out); /* of apply and rollback */
 

@@ -105,7 +105,7 @@ static dimfit_err train(struct course *c, struct report *r, struct err_detail *d
 
 /* Answer the searches of others until there is no cluster any more. */
 static dimfit_err stay(struct course *c, struct err_detail *detail) {
-    const struct timespec pause = {.tv_nsec = 50 * 1000000L};
+    const struct timespec pause = {.tv_nsec = 10 * 1000000L};
     dimfit_err err = DIMFIT_OK;
     progress_say(c->progress, "staying: searches are answered until the cluster stops");
     fflush(stdout);

@@ -15,7 +15,7 @@ that this package lies in, then in the system.
 
 from .client import Client, connect
 from .errors import Error
-from .layout import Layout, Slot, State
+from .layout import Layout, Slot, State, Trial
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Error", "Layout", "Slot", "State", "connect"]
+__all__ = ["Client", "Error", "Layout", "Slot", "State", "Trial", "connect"]

@@ -96,6 +96,28 @@ class State(ctypes.Structure):
     _fields_ = [("phase", c_char_p), ("scoring", c_int), ("frozen", c_int), ("epoch", c_uint64)]
 
 
+class Trial(ctypes.Structure):
+    _fields_ = [
+        ("over", c_int),
+        ("search", c_uint64),
+        ("number", c_uint64),
+        ("samples", c_uint64),
+        ("n_slots", c_size_t),
+        ("slots", POINTER(c_uint32)),
+    ]
+
+
+class Figures(ctypes.Structure):
+    _fields_ = [
+        ("loss", c_double),
+        ("auc", c_double),
+        ("whole_loss", c_double),
+        ("whole_auc", c_double),
+        ("error", c_double),
+        ("samples", c_uint64),
+    ]
+
+
 #: Result and arguments of every function used.
 SIGNATURES = {
     "dimfit_connect": (c_int, [c_char_p, POINTER(Options), POINTER(c_void_p)]),
@@ -117,6 +139,8 @@ SIGNATURES = {
     "dimfit_barrier": (c_int, [c_void_p, c_char_p, c_uint32, c_double]),
     "dimfit_state": (State, [c_void_p]),
     "dimfit_score_next": (c_int, [c_void_p, c_uint64, c_uint64, c_int, POINTER(c_uint64)]),
+    "dimfit_trial_next": (c_int, [c_void_p, POINTER(Figures), c_int, POINTER(POINTER(Trial))]),
+    "dimfit_trial_rows": (c_int, [c_void_p, c_int, c_uint32, c_void_p, c_size_t, c_void_p]),
     "dimfit_admin": (c_int, [c_void_p, c_char_p, c_char_p, POINTER(c_void_p)]),
     "dimfit_free": (None, [c_void_p]),
 }

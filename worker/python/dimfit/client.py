@@ -15,7 +15,7 @@ import numpy as np
 
 from . import _native
 from .errors import NAMES, Error
-from .layout import Layout, Slot, State
+from .layout import Layout, Slot, State, Trial
 
 _VIEWS = {"full": _native.FULL, "compact": _native.COMPACT}
 _MODES = {"train": _native.TRAIN, "score": _native.SCORE, "train+score": _native.TRAIN_SCORE}
@@ -213,7 +213,7 @@ class Client:
         kappa: parameters to keep, as a share of those before; more than 0.
         options: strategy, estimator, basis ("axis", "rotated", "kfac"), count ("params", "dims"), rank
         ("score", "density"), min_dim, mode ("live", "freeze"), samples, plan_only, seed, options
-        ("key=value,..."), scoring_timeout (seconds that scoring waits for more samples).
+        ("key=value,..."), trial_samples, scoring_timeout (seconds that scoring and trials wait for more).
         wait: return when that is done, as search_wait(timeout) does, and not at once.
 
         Returns the status, as search_status(). Raises Error: INVALID naming the option, BUSY while
@@ -382,6 +382,50 @@ class Client:
             ctypes.byref(step),
         )
         return step.value
+
+    def trial_next(
+        self, figures: Mapping[str, float] | None = None, wait: bool = False
+    ) -> Trial | None:
+        """Report the trial handed out last and get the next.
+
+        figures: of that trial, evaluated: loss, whole_loss (of the same samples with nothing
+        changed), samples and, if known, auc, whole_auc and error, the standard error of loss -
+        whole_loss. None: it was not evaluated.
+        wait: up to the client's timeout, until there is one or no search could have any.
+
+        Returns None when there is none now. The Trial is good until the next call. Raises Error:
+        NOT_FINITE, INVALID for figures that are none.
+        """
+        native = None
+        if figures is not None:
+            given = {"auc": math.nan, "whole_auc": math.nan, **figures}
+            native = ctypes.byref(_native.Figures(**given))
+        out = ctypes.POINTER(_native.Trial)()
+        with self._lock:
+            self._call("trial_next", native, bool(wait), ctypes.byref(out))
+            trial = out.contents
+            if trial.number == 0:
+                return None
+            return Trial(
+                trial.search, trial.number, trial.samples, tuple(trial.slots[: trial.n_slots])
+            )
+
+    def trial_rows(self, slot: int, rows: Any, view: str = "full") -> np.ndarray:
+        """A slot's pulled rows, float32 (n, dim) or, compact, (n, width), as they are under the
+        trial handed out last. Raises Error: STATE without one, STALE_EPOCH when the layout has
+        changed since."""
+        number = _choice("view", view, _VIEWS)
+        array = _array(f"slot {slot}: rows", rows)
+        with self._lock:
+            width = self._width(_slot_id(slot), number)
+            if array.ndim != 2 or array.shape[1] != width:
+                raise Error("WIDTH", f"slot {slot}: rows have shape {array.shape}, not (n, {width})")
+            array = _floats(f"slot {slot}: rows", array)
+            out = np.empty_like(array)
+            self._call(
+                "trial_rows", number, _slot_id(slot), array.ctypes.data, len(array), out.ctypes.data
+            )
+        return out
 
     # ---- life ------------------------------------------------------------------------------------
 

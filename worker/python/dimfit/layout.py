@@ -49,3 +49,13 @@ class State:
     scoring: bool  #: a search wants scores
     frozen: bool  #: training is held while it does
     epoch: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A layout change to evaluate that nobody makes: see Client.trial_next()."""
+
+    search: int
+    number: int
+    samples: int  #: to evaluate on, or as many as there are
+    slots: tuple[int, ...]  #: whose rows it changes, ascending
