@@ -6,10 +6,12 @@
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 enum {
     END_MAGIC = 0x5350454e,
     FILE_MAGIC = 0x5350464c,
+    NICE = 10,
     QUEUE_CHUNKS = 4, /* of 2 MiB, a shard's; as many wait at the writer */
 };
 
@@ -291,6 +293,7 @@ static void writer_actor(zsock_t *pipe, void *args) {
     const bool started = w->err == DIMFIT_OK;
     struct writer mine = *w; /* the starter goes on from here */
     zsock_signal(pipe, 0);
+    (void)setpriority(PRIO_PROCESS, 0, NICE); /* of this thread: requests come first */
     if (started)
         run(&mine, pipe);
     if (started)

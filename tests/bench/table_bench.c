@@ -15,8 +15,8 @@
  * change    a layout change from 16 to 8 floats until all rows have moved, as a selection and
  *           through a rotation, beside memcpy() of the same bytes, whose pages are there already
  * change_10m   10 M rows from 16 floats to 4 and back, chunks made ready as in the daemon, beside
- *           memcpy() of the same bytes, whose pages are there already; and what slabs have at most
- *           meanwhile
+ *           memcpy() of the same bytes, whose pages are there already; what slabs have at most
+ *           meanwhile; the longest slice of a hundred, by the thread's clock
  * decision  plan_make() for 10,000 slots of 64 dimensions
  *
  * Prints one line of JSON a series (bench.h).
@@ -358,51 +358,88 @@ static struct change *resize_make(uint64_t epoch, uint32_t from, uint32_t to) {
     return change;
 }
 
-/* Rows a second, and in *peak what slabs have at most. */
-static double resize(struct bench *b, uint32_t from, uint32_t to, double *peak) {
+struct resize {
+    double rate;    /* rows a second */
+    double peak;    /* most bytes that slabs have */
+    double *slices; /* milliseconds of the thread, */
+    size_t n_slices;
+};
+
+enum { SLICES_MAX = 1 << 20 };
+
+static void resize(struct bench *b, uint32_t from, uint32_t to, struct resize *out) {
     struct err_detail detail = {{0}};
     struct layout *after;
     struct change *change = resize_make(b->layout->epoch, from, to);
     must(change_apply(change, b->layout, NULL, &after, &detail), &detail);
+    out->peak = 0;
+    out->n_slices = 0;
     const double begun = bench_seconds();
     must(table_change(b->table, change, after, &detail), &detail);
-    for (size_t i = 0; table_move(b->table, SLICE); i++) {
-        const double now = i % 64 == 0 ? (double)table_figures(b->table).slab_bytes : 0;
-        *peak = now > *peak ? now : *peak;
+    for (bool more = true; more;) {
+        const double thread = thread_seconds();
+        more = table_move(b->table, SLICE);
+        if (out->n_slices < SLICES_MAX)
+            out->slices[out->n_slices++] = 1e3 * (thread_seconds() - thread);
+        const double now = (double)table_figures(b->table).slab_bytes;
+        out->peak = now > out->peak ? now : out->peak;
     }
-    const double rate = (double)b->n_rows / (bench_seconds() - begun);
+    out->rate = (double)b->n_rows / (bench_seconds() - begun);
+    qsort(out->slices, out->n_slices, sizeof *out->slices, by_size);
     change_destroy(&change);
     layout_destroy(&b->layout);
     b->layout = after;
-    return rate;
+}
+
+/* One way: how fast, how much memory, and how long a slice takes. */
+struct resize_series {
+    struct series rate, peak, slice;
+};
+
+static void resize_add(struct resize_series *to, const struct resize *r, double copied,
+                       double bytes) {
+    const double longest = r->slices[r->n_slices - 1];
+    series_add(&to->rate, r->rate, copied);
+    series_add(&to->peak, r->peak, bytes);
+    series_add(&to->slice, r->slices[r->n_slices - 1 - r->n_slices / 100], longest);
+}
+
+static void resize_print(const struct resize_series *s) {
+    series_print(&s->rate);
+    series_print(&s->peak);
+    series_print(&s->slice);
 }
 
 static void bench_resize(int rounds) {
-    struct series narrow = {"change_shrink_10m", "rows/s", "memcpy of the same bytes", 0, {0}, {0}};
-    struct series wide = {"change_grow_10m", "rows/s", "memcpy of the same bytes", 0, {0}, {0}};
-    struct series narrow_peak = {"change_shrink_10m_peak", "bytes", "before", 0, {0}, {0}};
-    struct series wide_peak = {"change_grow_10m_peak", "bytes", "after", 0, {0}, {0}};
+    struct resize_series narrow = {
+        .rate = {"change_shrink_10m", "rows/s", "memcpy of the same bytes", 0, {0}, {0}},
+        .peak = {"change_shrink_10m_peak", "bytes", "before", 0, {0}, {0}},
+        .slice = {"change_shrink_10m_slice", "ms", "the longest", 0, {0}, {0}},
+    };
+    struct resize_series wide = {
+        .rate = {"change_grow_10m", "rows/s", "memcpy of the same bytes", 0, {0}, {0}},
+        .peak = {"change_grow_10m_peak", "bytes", "after", 0, {0}, {0}},
+        .slice = {"change_grow_10m_slice", "ms", "the longest", 0, {0}, {0}},
+    };
     struct bench b = {0};
+    struct resize r = {.slices = bench_alloc(SLICES_MAX * sizeof *r.slices)};
     struct err_detail detail = {{0}};
     must(stock_start(&detail), &detail);
     set_up(&b, MANY_ROWS, INIT_ZERO);
     const size_t bytes = (size_t)MANY_ROWS * (BENCH_WIDTH + QUARTER) * sizeof(float);
     for (int i = 0; i < rounds; i++) {
         const double copied = memcpy_rate(bytes / 2) / (double)bytes * MANY_ROWS;
-        const double before = (double)table_figures(b.table).slab_bytes;
-        double peak = 0;
-        series_add(&narrow, resize(&b, BENCH_WIDTH, QUARTER, &peak), copied);
-        series_add(&narrow_peak, peak, before);
-        peak = 0;
-        series_add(&wide, resize(&b, QUARTER, BENCH_WIDTH, &peak), copied);
-        series_add(&wide_peak, peak, (double)table_figures(b.table).slab_bytes);
+        const double full = (double)table_figures(b.table).slab_bytes;
+        resize(&b, BENCH_WIDTH, QUARTER, &r);
+        resize_add(&narrow, &r, copied, full);
+        resize(&b, QUARTER, BENCH_WIDTH, &r);
+        resize_add(&wide, &r, copied, full);
     }
     tear_down(&b);
     stock_stop();
-    series_print(&narrow);
-    series_print(&wide);
-    series_print(&narrow_peak);
-    series_print(&wide_peak);
+    free(r.slices);
+    resize_print(&narrow);
+    resize_print(&wide);
 }
 
 /* ---- decision -------------------------------------------------------------------------------- */
