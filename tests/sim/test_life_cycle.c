@@ -280,8 +280,139 @@ static void one_epoch_is_in_force_and_each_gradient_applied_once_whatever_fails(
     assert_true(reached.crashes > 0 && reached.lost > 0);
 }
 
+/* ---- one by one ------------------------------------------------------------------------------ */
+
+static const char *const halve = "{\"kappa\":0.5,\"strategy\":\"uniform\",\"basis\":\"axis\"}";
+
+static struct run *begin_trained(uint64_t seed) {
+    struct run *const run = begin(seed);
+    for (uint64_t key = 0; key < KEYS; key++)
+        push(run, key);
+    return run;
+}
+
+static void set_idle(struct run *run, bool on) {
+    for (size_t i = 0; i < run->shards; i++)
+        sim_idle(run->sim, i, on);
+}
+
+static json_t *status_of(struct run *run) {
+    const struct sim_reply *const reply = admin(run, "search status", "{}");
+    json_t *const json = json_loadb((const char *)reply->body, reply->len, 0, NULL);
+    assert_non_null(json);
+    return json;
+}
+
+static void check_text(struct run *run, const char *key, const char *part) {
+    json_t *const status = status_of(run);
+    const char *const text = json_string_value(json_object_get(status, key));
+    if (part == NULL ? text != NULL : text == NULL || strstr(text, part) == NULL)
+        FAIL(run, "%s: %s", key, text == NULL ? "null" : text);
+    json_decref(status);
+}
+
+static void check_phase(struct run *run, enum wire_phase phase) {
+    assert_int_equal(admin(run, "search status", "{}")->header.phase, phase);
+}
+
+static void a_change_waits_until_the_rows_of_the_one_before_have_moved(void **state) {
+    struct run *const run = begin_trained(3);
+    set_idle(run, true);
+    admin(run, "search start", halve);
+    sim_run(run->sim, 2000);
+    check_phase(run, PHASE_COMMITTED);
+    admin(run, "search rollback", "{}");
+    sim_run(run->sim, 3000);
+    check_phase(run, PHASE_PREPARING);
+    check_text(run, "waiting", "rows of the last change to move");
+    set_idle(run, false);
+    sim_run(run->sim, 2000);
+    check_phase(run, PHASE_ROLLED_BACK);
+    check_text(run, "waiting", NULL);
+    check_epochs(run);
+    check_rows(run);
+    assert_int_equal(run->layout->epoch, 2);
+    end(run);
+}
+
+static void a_change_that_waits_for_too_long_is_given_up_and_may_be_asked_for_again(void **state) {
+    struct run *const run = begin_trained(4);
+    set_idle(run, true);
+    admin(run, "search start", halve);
+    sim_run(run->sim, 2000);
+    admin(run, "search rollback", "{}");
+    sim_run(run->sim, 70000);
+    check_phase(run, PHASE_ABORTED);
+    check_text(run, "error", "still moved after 60 s");
+    set_idle(run, false);
+    sim_run(run->sim, 2000);
+    assert_int_equal(admin(run, "search rollback", "{}")->header.status, DIMFIT_OK);
+    sim_run(run->sim, 2000);
+    check_phase(run, PHASE_ROLLED_BACK);
+    assert_int_equal(admin(run, "search rollback", "{}")->header.status, DIMFIT_ERR_STATE);
+    check_epochs(run);
+    check_rows(run);
+    end(run);
+}
+
+static void a_dry_run_leaves_the_search_where_it_was(void **state) {
+    struct run *const run = begin_trained(5);
+    admin(run, "search start",
+          "{\"kappa\":0.5,\"strategy\":\"uniform\",\"basis\":\"axis\",\"plan_only\":true}");
+    sim_run(run->sim, 1000);
+    for (int i = 0; i < 2; i++) {
+        check_phase(run, PHASE_PLANNED);
+        assert_int_equal(admin(run, "search apply", "{\"dry_run\":true}")->header.status,
+                         DIMFIT_OK);
+    }
+    sim_lose(run->sim, 0, WIRE_PREPARE);
+    /* Asked again for want of an answer, and told that one is under way. */
+    assert_int_equal(admin(run, "search apply", "{\"dry_run\":true}")->header.status,
+                     DIMFIT_ERR_BUSY);
+    sim_run(run->sim, 6000);
+    check_phase(run, PHASE_PLANNED);
+    sim_lose(run->sim, 0, 0);
+    assert_int_equal(admin(run, "search rollback", "{\"dry_run\":true}")->header.status,
+                     DIMFIT_ERR_STATE);
+    check_epochs(run);
+    assert_int_equal(run->layout->epoch, 0);
+    assert_int_equal(admin(run, "search apply", "{}")->header.status, DIMFIT_OK);
+    sim_run(run->sim, 1000);
+    check_phase(run, PHASE_COMMITTED);
+    end(run);
+}
+
+static void sixteen_plans_are_kept_and_the_oldest_never_applied_goes_first(void **state) {
+    struct run *const run = begin_trained(6);
+    admin(run, "search start", halve); /* plan 1, applied */
+    sim_run(run->sim, 1000);
+    for (int i = 0; i < 20; i++) {
+        admin(run, "search start",
+              "{\"kappa\":0.5,\"strategy\":\"uniform\",\"basis\":\"axis\",\"plan_only\":true}");
+        sim_run(run->sim, 1000);
+    }
+    sim_restart_coordinator(run->sim, NULL);
+    sim_run(run->sim, 3000);
+    const struct sim_reply *const reply = admin(run, "search plans", "{}");
+    json_t *const json = json_loadb((const char *)reply->body, reply->len, 0, NULL);
+    const json_t *const plans = json_object_get(json, "plans");
+    assert_int_equal(json_array_size(plans), 16);
+    for (size_t i = 0; i < 16; i++) {
+        const json_t *const plan = json_array_get(plans, i);
+        assert_int_equal(json_integer_value(json_object_get(plan, "plan")), i == 0 ? 1 : 6 + i);
+        assert_string_equal(json_string_value(json_object_get(plan, "state")),
+                            i == 0 ? "applied" : "ready");
+    }
+    json_decref(json);
+    end(run);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_change_waits_until_the_rows_of_the_one_before_have_moved),
+        cmocka_unit_test(a_change_that_waits_for_too_long_is_given_up_and_may_be_asked_for_again),
+        cmocka_unit_test(a_dry_run_leaves_the_search_where_it_was),
+        cmocka_unit_test(sixteen_plans_are_kept_and_the_oldest_never_applied_goes_first),
         cmocka_unit_test(one_epoch_is_in_force_and_each_gradient_applied_once_whatever_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

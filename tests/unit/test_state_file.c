@@ -68,6 +68,28 @@ static void a_folder_that_cannot_be_made_is_named(void **state) {
     assert_non_null(strstr(detail.text, "/proc/nowhere"));
 }
 
+static void note(void *self, const char *name) {
+    strcat(self, name);
+    strcat(self, " ");
+}
+
+static void files_of_a_prefix_are_listed_and_removed(void **state) {
+    struct state_file *file;
+    char names[256] = "";
+    assert_int_equal(state_file_open(folder, &file, NULL), DIMFIT_OK);
+    assert_int_equal(state_file_write(file, STATE_FILE_NAME, "x", 1, NULL), DIMFIT_OK);
+    assert_int_equal(state_file_write(file, "plan-3", "x", 1, NULL), DIMFIT_OK);
+    assert_int_equal(state_file_write(file, "plan-4.next", "cut", 3, NULL), DIMFIT_OK);
+    state_file_each(file, "plan-", note, names);
+    assert_string_equal(names, "plan-3 ");
+    assert_int_equal(state_file_remove(file, "plan-3", NULL), DIMFIT_OK);
+    assert_int_equal(state_file_remove(file, "plan-3", NULL), DIMFIT_OK);
+    names[0] = 0;
+    state_file_each(file, "plan-", note, names);
+    assert_string_equal(names, "");
+    state_file_close(&file);
+}
+
 #define FILE_TEST(name) cmocka_unit_test_setup_teardown(name, make, drop)
 
 int main(void) {
@@ -75,6 +97,7 @@ int main(void) {
         FILE_TEST(what_was_written_last_is_read),
         FILE_TEST(a_second_daemon_is_kept_out_by_name),
         FILE_TEST(the_file_is_the_owners_alone),
+        FILE_TEST(files_of_a_prefix_are_listed_and_removed),
         FILE_TEST(a_folder_that_cannot_be_made_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
