@@ -381,7 +381,26 @@ static dimfit_err score_units(struct plan_work *work) {
 
 /* ---- the change ------------------------------------------------------------------------------ */
 
+/* Past the choice a harmful unit is worth nothing, as shares that add up to 1 can have it; g says
+ * by how much it harms. */
+static void take_shares(struct plan *plan) {
+    double total = 0;
+    for (size_t i = 0; i < plan->n_slots; i++) {
+        struct plan_slot *const s = &plan->slots[i];
+        for (size_t k = 0; k < s->before; k++) {
+            s->s[k] = s->s[k] > 0 ? s->s[k] : 0;
+            total += s->s[k];
+        }
+    }
+    for (size_t i = 0; total > 0 && i < plan->n_slots; i++) {
+        for (size_t k = 0; k < plan->slots[i].before; k++)
+            plan->slots[i].s[k] /= total;
+    }
+}
+
 static void summarise(struct plan *plan) {
+    if (second_order(plan->request.estimator))
+        take_shares(plan);
     for (size_t i = 0; i < plan->n_slots; i++) {
         struct plan_slot *const s = &plan->slots[i];
         s->after = 0;

@@ -119,8 +119,9 @@ class World:
 
 
 def shares(sums):
-    total = sum(np.abs(g).sum() for g in sums.values())
-    return {i: g / total for i, g in sums.items()}
+    """What is below zero harms, and is worth nothing."""
+    total = sum(np.maximum(g, 0).sum() for g in sums.values())
+    return {i: np.maximum(g, 0) / total for i, g in sums.items()}
 
 
 def flat(by_slot):
@@ -182,7 +183,7 @@ def test_scores_are_numpys_on_any_shard_count(filled, world, estimator):
         assert {i: s.dtype for i, s in got.items()} == {i: np.float64 for i in DIMS}
         results.append(flat(got))
         np.testing.assert_allclose(results[-1], want, rtol=0, atol=1e-6 * want.max())
-        assert abs(np.abs(results[-1]).sum() - 1) < 1e-12
+        assert results[-1].min() >= 0 and abs(results[-1].sum() - 1) < 1e-12
     for result in results[1:]:
         np.testing.assert_allclose(result, results[0], rtol=0, atol=1e-9 * want.max())
 

@@ -86,7 +86,7 @@ def test_search_and_retraining_end_to_end(train, data):
     assert abs(sum(slot["score"] for slot in report["slots"]) - 1) < 1e-6
     assert after["noise"] == 1 and after["user"] >= 3 and after["item"] >= 3, after
     assert report["epoch"] == 1
-    assert report["kappa"] == 0.25 and report["strategy"] == "sseds"
+    assert report["kappa"] == 0.25 and report["strategy"] == "auto"
     assert report["rows_train"] + report["rows_valid"] + report["rows_test"] == LINES
     assert abs(report["rows_train"] - 0.8 * LINES) < 200
     assert report["auc_full"] > 0.6 and report["auc_searched"] > report["auc_full"] - 0.03

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 TOLERANCE = 1e-8
-SECOND_ORDER = ("curvature", "taylor", "guarded")  # loss changes: their scores keep the sign
+SECOND_ORDER = ("curvature", "taylor", "guarded")  # loss changes: signed
 
 
 def close(name, got, want):
@@ -130,10 +130,11 @@ def check(scene):
         fits = [fit(slot, scene["basis"]) for slot in scene["slots"]]
         fits = [(mean, values, vectors, vectors.T) for mean, values, vectors in fits]
     g = [estimate(scene, i, mean, E, D) for i, (mean, _, E, D) in enumerate(fits)]
-    total = sum(np.abs(values).sum() for values in g)
     signed = scene["estimator"] in SECOND_ORDER
-    scores = [(values if signed else np.abs(values)) / total for values in g]
-    keep, whole = select(scene, scores)
+    keep, whole = select(scene, [values if signed else np.abs(values) for values in g])
+    shares = [np.maximum(values, 0) if signed else np.abs(values) for values in g]
+    total = sum(values.sum() for values in shares)
+    scores = [values / total for values in shares]
     if kfac:
         keep = [np.sort(k)[::-1] for k in keep]
     kept_score = kept_cost = 0

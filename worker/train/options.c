@@ -114,7 +114,8 @@ static const struct argp_option table[] = {
 
     {NULL, 0, NULL, 0, "Search", 4},
     {"search-kappa", KEY_KAPPA, "K", 0, "After training, keep this share of the parameters", 4},
-    {"strategy", KEY_STRATEGY, "S", 0, "Strategy plugin", 4},
+    {"strategy", KEY_STRATEGY, "S", 0,
+     "Strategy plugin (auto; sseds where estimator, basis or rank is chosen)", 4},
     {"estimator", KEY_ESTIMATOR, "E", 0, "single, step, fisher, row, curvature, taylor or guarded",
      4},
     {"basis", KEY_BASIS, "B", 0, "axis, rotated or kfac", 4},
@@ -394,6 +395,10 @@ static void check(struct argp_state *state, struct train_options *o) {
 static error_t parse_one(int key, char *arg, struct argp_state *state) {
     struct train_options *const o = state->input;
     if (key == ARGP_KEY_END) {
+        struct search_options *const s = &o->search;
+        const bool chosen = s->estimator != NULL || s->basis != NULL || s->rank != NULL;
+        if (s->strategy == NULL)
+            s->strategy = chosen ? "sseds" : "auto";
         check(state, o);
         return 0;
     }
