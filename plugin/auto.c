@@ -61,7 +61,7 @@ static const struct dimfit_strategy strategy = {
     .name = "auto",
     .version = "1.0",
     .summary = "tries the plans of several strategies and bases and takes the one of least loss",
-    .needs = DIMFIT_NEEDS_SCORES | DIMFIT_NEEDS_NORMS | DIMFIT_NEEDS_TRIALS,
+    .needs = DIMFIT_NEEDS_SCORES | DIMFIT_NEEDS_NORMS | DIMFIT_NEEDS_TRIALS | DIMFIT_NEEDS_BASES,
     .plan = plan,
 };
 

@@ -44,6 +44,7 @@ enum dimfit_strategy_needs {
     DIMFIT_NEEDS_SCORES = 1 << 0, /* score[], from scoring pushes */
     DIMFIT_NEEDS_NORMS = 1 << 1,  /* norm[], from the stored rows */
     DIMFIT_NEEDS_TRIALS = 1 << 8, /* workers that evaluate trials */
+    DIMFIT_NEEDS_BASES = 1 << 9,  /* what every basis is made of, for candidates in each */
 };
 
 /* One slot's units. Arrays are borrowed. */

@@ -114,8 +114,9 @@ struct search {
     uint64_t id; /* 0: none yet */
     enum wire_phase phase;
     bool freeze, plan_only;
-    bool scoring;     /* every shard scores: what is pushed from now on counts */
-    uint64_t awaited; /* the operation whose end the search goes on from */
+    bool scoring;            /* every shard scores: what is pushed from now on counts */
+    bool moments, curvature; /* what fitted bases are made of, kept and brought while scoring */
+    uint64_t awaited;        /* the operation whose end the search goes on from */
     struct plan_request request;
     uint64_t samples, wanted, steps; /* scored so far, asked for; steps scored whole */
     uint64_t next_step;              /* the last one handed out */

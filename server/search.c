@@ -227,8 +227,8 @@ static dimfit_err begin_scoring(struct coordinator *c, const struct asker *asker
         .kind = WIRE_SCORE_START,
         .tag = s->id,
         .step = plan_window(&s->request),
-        .mode = (s->request.basis == BASIS_AXIS ? 0u : SCORE_WANT_MOMENTS) |
-                (s->request.basis == BASIS_KFAC ? SCORE_WANT_CURVATURE : 0u) |
+        .mode = (s->moments ? SCORE_WANT_MOMENTS : 0u) |
+                (s->curvature ? SCORE_WANT_CURVATURE : 0u) |
                 (s->freeze ? SCORE_WANT_FREEZE : SCORE_WANT_LIVE),
     };
     struct op *op = NULL;
@@ -282,12 +282,15 @@ dimfit_err search_start(struct coordinator *c, const struct asker *asker, const 
         return err;
 
     const enum wire_phase phase = s->phase;
+    const bool bases = (strategy->needs & DIMFIT_NEEDS_BASES) != 0;
     search_fini(c);
     *s = (struct search){
         .id = c->next_search,
         .phase = phase,
         .freeze = request.freeze,
         .plan_only = request.plan_only,
+        .moments = bases || request.plan.basis != BASIS_AXIS,
+        .curvature = bases || request.plan.basis == BASIS_KFAC,
         .request = request.plan,
         .wanted = request.samples,
         .timeout_ms = request.timeout_ms,
@@ -297,7 +300,7 @@ dimfit_err search_start(struct coordinator *c, const struct asker *asker, const 
              s->request.kappa, request.plan.strategy, estimator_name(s->request.estimator),
              basis_name(s->request.basis), s->freeze ? "freeze" : "live",
              s->plan_only ? ", plan only" : "");
-    if ((strategy->needs & DIMFIT_NEEDS_SCORES) != 0 || s->request.basis == BASIS_KFAC)
+    if ((strategy->needs & DIMFIT_NEEDS_SCORES) != 0 || s->curvature)
         return begin_scoring(c, asker, detail);
     s->freeze = false;
     search_begin_planning(c);
@@ -359,7 +362,7 @@ dimfit_err search_abort(struct coordinator *c, struct err_detail *detail) {
 }
 
 bool search_wants_curvature(const struct search *s) {
-    return s->phase == PHASE_SCORING && s->request.basis == BASIS_KFAC;
+    return s->phase == PHASE_SCORING && s->curvature;
 }
 
 void search_fini(struct coordinator *c) {
