@@ -23,7 +23,7 @@ static const struct dimfit_candidate candidates[] = {
     CANDIDATE(.strategy = "uniform", .basis = "kfac"),
     CANDIDATE(.strategy = "magnitude", .basis = "rotated"),
     CANDIDATE(.strategy = "uniform", .basis = "axis"),
-    CANDIDATE(.strategy = "sseds", .basis = "axis", .estimator = "guarded", .rank = "density"),
+    CANDIDATE(.strategy = "sseds", .basis = "axis", .estimator = "step", .rank = "score"),
 #undef CANDIDATE
 };
 

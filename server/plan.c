@@ -262,18 +262,17 @@ static dimfit_err open_squares(struct plan_work *work) {
 /* What the loss, summed over the scored samples, would gain by dropping a unit, to the second
  * order: -G + F / 2 with G = sum of the steps' g and F the empirical Fisher information of the
  * mask, the sum over samples of their own g squared, for which the spread of the steps stands,
- * since samples are independent. F is the variance of G as well: what of G is within two standard
- * errors is no more than noise, and `guarded` takes it for 0. Weights w of the steps add up to
+ * since samples are independent. F is the variance of G as well: what of G is within a standard
+ * error is no more than noise, and `guarded` takes it for 0. Weights w of the steps add up to
  * `weight` and count as (sum w)^2 / sum w^2 steps of one weight. */
 static double loss_change(enum estimator estimator, double sum, double squares, double weight,
                           double steps) {
-    const double noise = 2;
     const double fisher = fmax(squares - sum * sum / weight, 0) * steps / (steps - 1);
     double slope = 0;
     if (estimator == ESTIMATOR_TAYLOR)
         slope = sum;
     else if (estimator == ESTIMATOR_GUARDED)
-        slope = copysign(fmax(fabs(sum) - noise * sqrt(fisher), 0), sum);
+        slope = copysign(fmax(fabs(sum) - sqrt(fisher), 0), sum);
     return fisher / 2 - slope;
 }
 

@@ -100,7 +100,7 @@ class World:
         for i, d in DIMS.items():
             g = np.array([step.get(i, np.zeros(d)) for step in steps])
             slope, fisher = g.sum(0), len(g) * g.var(0, ddof=1)
-            beyond = np.sign(slope) * np.maximum(np.abs(slope) - 2 * np.sqrt(fisher), 0)
+            beyond = np.sign(slope) * np.maximum(np.abs(slope) - np.sqrt(fisher), 0)
             out[i] = fisher / 2 - {"curvature": 0, "taylor": slope, "guarded": beyond}[estimator]
         return out
 

@@ -92,7 +92,7 @@ def estimate(scene, index, mean, encode, decode):
         if estimator == "curvature":
             slope = 0
         if estimator == "guarded":
-            slope = np.sign(slope) * np.maximum(np.abs(slope) - 2 * np.sqrt(fisher), 0)
+            slope = np.sign(slope) * np.maximum(np.abs(slope) - np.sqrt(fisher), 0)
         return fisher / 2 - slope
     return by_row
 
