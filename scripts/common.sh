@@ -1,6 +1,9 @@
 # Shell functions that demo, check and bench share. Sourced, with `top` set to the source tree.
 # shellcheck shell=bash
 
+# Where the programs are: the source tree, unless DIMFIT_BUILD names another build.
+programs=${DIMFIT_BUILD:-$top}
+
 say() {
     printf '== %s\n' "$*" >&2
 }
@@ -55,7 +58,7 @@ cluster_start() { # FOLDER SHARDS [CONFIG]
     cluster_pids=() coordinator=''
     mkdir -p "$folder"
     : >"$folder/coordinator.out"
-    "$top/dimfitd" coordinator --bind 'tcp://127.0.0.1:*' --shards "$shards" "${options[@]}" \
+    "$programs/dimfitd" coordinator --bind 'tcp://127.0.0.1:*' --shards "$shards" "${options[@]}" \
         >"$folder/coordinator.out" 2>"$folder/coordinator.log" &
     cluster_pids+=($!)
     for ((i = 0; i < 100; i++)); do
@@ -69,7 +72,7 @@ cluster_start() { # FOLDER SHARDS [CONFIG]
         die "the coordinator did not start"
     }
     for ((i = 0; i < shards; i++)); do
-        "$top/dimfitd" shard --coordinator "$coordinator" \
+        "$programs/dimfitd" shard --coordinator "$coordinator" \
             >"$folder/shard$i.out" 2>"$folder/shard$i.log" &
         cluster_pids+=($!)
     done
@@ -77,7 +80,7 @@ cluster_start() { # FOLDER SHARDS [CONFIG]
 
 # Stop in order; whoever does not end within the time is killed, by pid.
 cluster_stop() {
-    "$top/dimfitctl" --coordinator "$coordinator" shutdown >/dev/null 2>&1 || true
+    "$programs/dimfitctl" --coordinator "$coordinator" shutdown >/dev/null 2>&1 || true
     local pid i
     for pid in "${cluster_pids[@]}"; do
         for ((i = 0; i < 100; i++)); do
@@ -95,7 +98,7 @@ train_run() { # FOLDER TRAINER-OPTION...
     local folder=$1
     shift
     cluster_start "$folder" 2
-    "$top/dimfit-train" --coordinator "$coordinator" "$@" >"$folder/train.log" 2>&1 || {
+    "$programs/dimfit-train" --coordinator "$coordinator" "$@" >"$folder/train.log" 2>&1 || {
         tail -n 20 "$folder"/*.log >&2
         return 1
     }

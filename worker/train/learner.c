@@ -67,6 +67,13 @@ static size_t n_scored(const struct learner *l) {
     return (l->data->n_part[DATASET_VALID] + 1) / 2;
 }
 
+static void set_score_batch(struct learner *l) {
+    enum { MOST = 512, LEAST = 16, STEPS = 32 };
+    const size_t n = n_scored(l) / STEPS;
+    if (l->spec.score_batch == 0)
+        l->spec.score_batch = n < LEAST ? LEAST : n < MOST ? n : MOST;
+}
+
 /* ---- the layout the model computes in -------------------------------------------------------- */
 
 static void feed_init(struct feed *feed, const struct learner *l) {
@@ -253,8 +260,9 @@ dimfit_err learner_open(const struct learner_spec *spec, const struct dataset *d
     l->max_batch = EVALUATE_BATCH;
     if (spec->batch > l->max_batch)
         l->max_batch = spec->batch;
-    if (spec->score_batch > l->max_batch)
-        l->max_batch = spec->score_batch;
+    set_score_batch(l);
+    if (l->spec.score_batch > l->max_batch)
+        l->max_batch = l->spec.score_batch;
     l->widths = mem_alloc(data->n_slots, sizeof *l->widths);
     shuffle_scoring(l);
     l->tryout = tryout_new(data, l->score_order + n_scored(l),

@@ -23,8 +23,9 @@ struct learner_spec {
     enum dimfit_view view;
     struct model_shape
         shape; /* kind, dim and hidden layers; the rest is set from data and layout */
-    size_t batch, score_batch;
-    double lr; /* of the embeddings; 0: the cluster's default */
+    size_t batch;
+    size_t score_batch; /* 0: as many samples as leave enough steps to see their spread */
+    double lr;          /* of the embeddings; 0: the cluster's default */
     double dense_lr;
     bool stale; /* rows of the next batch may lack this one's step */
     uint64_t seed;

@@ -128,7 +128,8 @@ static const struct argp_option table[] = {
      4},
     {"stay", KEY_STAY, NULL, 0,
      "After all that, answer searches (score, evaluate trials) until the cluster stops", 4},
-    {"score-batch", KEY_SCORE_BATCH, "B", 0, "Samples a scoring step (512)", 4},
+    {"score-batch", KEY_SCORE_BATCH, "B", 0,
+     "Samples a scoring step (512, fewer where that would be less than 32 steps)", 4},
     {"retrain", KEY_RETRAIN, NULL, 0, "Train again in the new layout", 4},
     {"retrain-epochs", KEY_RETRAIN_EPOCHS, "N", 0, "Passes of that at most (--epochs)", 4},
 
@@ -421,7 +422,6 @@ void options_parse(int argc, char **argv, struct train_options *out) {
                     .view = DIMFIT_FULL,
                     .shape = {.kind = MODEL_FM, .dim = 16, .n_hidden = 2, .hidden = {128, 64}},
                     .batch = 1024,
-                    .score_batch = 512,
                     .dense_lr = 0.001,
                     .seed = 1,
                     .workers = 1},
