@@ -172,7 +172,15 @@ dimfit_err spill_end_new(const char *folder, struct spill_end **out, struct err_
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory to save rows from");
     end->magic = END_MAGIC;
     end->folder = folder;
-    end->io = (struct table_spill){end, end_open, end_write, end_check, end_open_more, end_close};
+    end->io = (struct table_spill){
+        .self = end,
+        .queue = (2 * QUEUE_CHUNKS + 1) * (uint64_t)SLAB_CHUNK_BYTES,
+        .open = end_open,
+        .write = end_write,
+        .check = end_check,
+        .open_more = end_open_more,
+        .close = end_close,
+    };
     end->socket = socket_new(ZMQ_PUSH);
     if (end->socket == NULL || zmq_connect(end->socket, endpoint) != 0) {
         const dimfit_err err = err_set(detail, DIMFIT_ERR_IO, "no socket to save rows through: %s",

@@ -107,6 +107,7 @@ dimfit_err table_export(const struct table *table, bool moments, struct stats *s
 struct spill;
 struct table_spill {
     void *self;
+    uint64_t queue; /* bytes of chunks taken over that are not freed yet, at most */
     /* Room for so many bytes, of the change to an epoch. NULL: there is none, and the change can't
      * be undone; to be reported by whoever says so. Must not wait for a disk. */
     struct spill *(*open)(void *self, uint64_t epoch, uint64_t bytes);
@@ -129,7 +130,8 @@ dimfit_err table_forget(struct table *table, uint64_t epoch) MUST_CHECK;
 
 /* Bytes that a change takes at most beside what is there, slots moving one after another: what new
  * slabs have more than old ones, rows that pushes move ahead of the sweep (one in five at most),
- * and, where old rows are kept in memory, the new slabs whole. */
+ * what is on its way to where it is spilled, saved rows that are read back from there; where old
+ * rows are kept in memory, the new slabs whole. */
 uint64_t table_change_peak(const struct table *table, const struct change *change);
 
 /* Put the slots that the change names in motion: from now on they have the new layout's widths and

@@ -110,10 +110,19 @@ static int64_t begun_bytes(int64_t after, int64_t before) {
     return (after < chunks ? after : chunks) + (after > before ? after - before : 0);
 }
 
+/* Rows of a slot that undoing reads back from where they were spilled. */
+static uint64_t spilled_bytes(const struct table_slot *slot) {
+    const struct former *const saved = slot->former;
+    return saved != NULL && saved->spill != NULL
+               ? slab_bytes(&saved->values) + slab_bytes(&saved->sides)
+               : 0;
+}
+
 uint64_t table_change_peak(const struct table *table, const struct change *change) {
     CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
-    const bool stays = table->keep && table->spill == NULL && change->undoes == 0;
-    uint64_t ahead = 0;
+    const bool back = change->undoes != 0, keeps = table->keep && !back;
+    const bool stays = keeps && table->spill == NULL;
+    uint64_t beside = keeps && table->spill != NULL ? table->spill->queue : 0;
     int64_t balance = 0, peak = 0; /* balance: of the slots before */
     for (size_t i = 0; i < table->n_slots; i++) {
         const struct table_slot *const slot = table->slots[i];
@@ -123,12 +132,12 @@ uint64_t table_change_peak(const struct table *table, const struct change *chang
         const uint32_t width = change_width_after(change, part);
         const int64_t after = (int64_t)slot_bytes_for(slot, width, slot->rows);
         const int64_t before = stays ? 0 : (int64_t)slot_bytes_now(slot);
-        ahead += ahead_bytes(slot, width);
         const int64_t high = balance + begun_bytes(after, before);
+        beside += ahead_bytes(slot, width) + (back ? spilled_bytes(slot) : 0);
         peak = high > peak ? high : peak;
         balance += after - before;
     }
-    return (uint64_t)peak + ahead;
+    return (uint64_t)peak + beside;
 }
 
 /* ---- the change -------------------------------------------------------------------------------

@@ -584,8 +584,13 @@ static void spill_free(void *self, struct spill *spill) {
     spills_open--;
 }
 
-static const struct table_spill spill_io = {NULL,          spill_new,   spill_put,
-                                            spill_checked, spill_share, spill_free};
+static const struct table_spill spill_io = {
+    .open = spill_new,
+    .write = spill_put,
+    .check = spill_checked,
+    .open_more = spill_share,
+    .close = spill_free,
+};
 
 static void push_range(struct fixture *f, uint64_t first, uint64_t end, uint64_t step) {
     enum { BATCH = 1000 };
