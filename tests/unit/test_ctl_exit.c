@@ -277,6 +277,36 @@ static void waiting_ends_at_the_commit(void **state) {
     assert_string_equal(result.out, "search 1: committed; epoch 1\n");
 }
 
+static void plans_are_named_tried_and_taken_back_by_their_options(void **state) {
+    struct run result = run(
+        ANSWERS(
+            {"status", DIMFIT_OK, "{}", NULL},
+            {"search apply", DIMFIT_OK, "{\"search\":3,\"phase\":\"preparing\"}", "{\"plan\":3}"},
+            {"search status", DIMFIT_OK, "{\"search\":3,\"phase\":\"committed\"}", NULL}),
+        "search", "apply", "--plan", "3", "--wait", "--json", NULL);
+    assert_string_equal(result.out, "{\"search\":3,\"phase\":\"committed\"}\n");
+    result = run(
+        ANSWERS({"search apply", DIMFIT_OK, "{\"dry_run\":true}", "{\"plan\":3,\"dry_run\":true}"}),
+        "search", "apply", "--plan", "3", "--dry-run", "--json", NULL);
+    assert_string_equal(result.out, "{\"dry_run\":true}\n");
+    result = run(ANSWERS({"status", DIMFIT_OK, "{}", NULL},
+                         {"search rollback", DIMFIT_OK,
+                          "{\"search\":3,\"phase\":\"rolled back\",\"epoch\":2}", "{}"}),
+                 "search", "rollback", NULL);
+    assert_string_equal(result.out, "search 3: rolled back; epoch 2\n");
+    result = run(ANSWERS({"search plans", DIMFIT_OK, "{\"plans\":[]}", NULL}), "search", "plans",
+                 "--json", NULL);
+    assert_string_equal(result.out, "{\"plans\":[]}\n");
+    result = run(ANSWERS({"status", DIMFIT_OK, "{}", NULL},
+                         {"search discard", DIMFIT_OK, "{}", "{\"saved\":true}"}),
+                 "search", "discard", "--saved", "--json", NULL);
+    assert_string_equal(result.out, "{}\n");
+    assert_int_equal(run(NULL, "search", "discard", NULL).code, EXIT_USAGE);
+    assert_int_equal(run(NULL, "search", "discard", "--saved", "--plan", "1", NULL).code,
+                     EXIT_USAGE);
+    assert_int_equal(run(NULL, "search", "apply", "--plan", "0", NULL).code, EXIT_USAGE);
+}
+
 static void waiting_for_a_plan_shows_it(void **state) {
     const struct run result = run(
         ANSWERS({"status", DIMFIT_OK, "{}", NULL},
@@ -455,6 +485,7 @@ int main(void) {
         cmocka_unit_test(usage_errors_are_exit_2),
         cmocka_unit_test(every_option_of_search_start_reaches_the_coordinator),
         cmocka_unit_test(waiting_ends_at_the_commit),
+        cmocka_unit_test(plans_are_named_tried_and_taken_back_by_their_options),
         cmocka_unit_test(waiting_for_a_plan_shows_it),
         cmocka_unit_test(waiting_for_a_search_that_is_aborted_is_exit_1),
         cmocka_unit_test(losing_the_coordinator_while_waiting_is_exit_5),

@@ -275,6 +275,33 @@ static void progress_counts_samples_while_scoring(void **state) {
     shows(as_progress, "{\"search\":3,\"phase\":\"scoring\",\"samples\":5,\"samples_wanted\":0}",
           "search 3: scoring, 5 samples");
     shows(as_progress, "{\"search\":3,\"phase\":\"preparing\"}", "search 3: preparing");
+    shows(as_progress,
+          "{\"search\":3,\"phase\":\"scoring\",\"samples\":12000,\"samples_wanted\":65536,"
+          "\"samples_per_second\":4000.4,\"seconds_left\":13.5}",
+          "search 3: scoring, 12,000 of 65,536 samples (18.3 %), 4,000/s, 14 s left");
+    shows(as_progress, "{\"search\":3,\"phase\":\"preparing\",\"waiting\":\"waiting for 7 rows\"}",
+          "search 3: preparing, waiting for 7 rows");
+}
+
+static void kept_plans_and_dry_runs_are_tables(void **state) {
+    shows(view_plans,
+          "{\"epoch\":1,\"plans\":[{\"plan\":1,\"state\":\"rolled back\",\"strategy\":\"sseds\","
+          "\"basis\":\"axis\",\"kappa\":0.5,\"epoch\":0,\"params_before\":2100,"
+          "\"params_after\":1100,\"kept_score\":0.75},{\"plan\":12}]}",
+          "epoch 1\n"
+          "\n"
+          "PLAN  STATE        STRATEGY  BASIS  KAPPA  EPOCH  PARAMETERS  AFTER  SCORE KEPT\n"
+          "   1  rolled back  sseds     axis     0.5      0       2,100  1,100      75.0 %\n"
+          "  12  -            -         -          -      -           -      -           -\n");
+    shows(view_dry_run,
+          "{\"dry_run\":true,\"step\":\"apply\",\"search\":3,\"epoch\":1,\"to_epoch\":2,"
+          "\"shards\":4,\"layout_bytes\":512,\"slots\":[{\"id\":1,\"name\":\"user\",\"before\":8,"
+          "\"after\":4}]}",
+          "search 3: a dry run of its apply: all 4 shards could; nothing was changed\n"
+          "epoch 1 -> 2; layout: 512 B\n"
+          "\n"
+          "SLOT  NAME  BEFORE  AFTER\n"
+          "   1  user       8      4\n");
 }
 
 static const char plan[] =
@@ -314,6 +341,8 @@ static void missing_fields_are_shown_as_such(void **state) {
     free(text_of(view_shrink, "{}"));
     free(text_of(view_shrink, "{\"state\":\"done\",\"slots\":[{}],\"not_by_age\":[1]}"));
     free(text_of(view_plan, "{\"slots\":[{}]}"));
+    free(text_of(view_plans, "{\"plans\":[1]}"));
+    free(text_of(view_dry_run, "{}"));
     free(text_of(view_strategies, "{\"refused\":[1]}"));
     free(text_of(as_csv, "{}"));
     free(text_of(as_heatmap, "{}"));
@@ -371,6 +400,7 @@ int main(void) {
         cmocka_unit_test(csv_quotes_what_needs_it_and_keeps_every_digit),
         cmocka_unit_test(search_status_tells_phase_request_and_outcome),
         cmocka_unit_test(progress_counts_samples_while_scoring),
+        cmocka_unit_test(kept_plans_and_dry_runs_are_tables),
         cmocka_unit_test(a_plan_shows_widths_and_what_is_kept),
         cmocka_unit_test(missing_fields_are_shown_as_such),
         cmocka_unit_test(the_heat_map_has_a_cell_a_unit_and_escapes_names),
