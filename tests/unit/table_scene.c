@@ -43,18 +43,28 @@ struct layout_slot spec_of(uint32_t id, enum optimizer_kind kind) {
     return spec;
 }
 
+static void add_spec(struct fixture *f, const struct layout_slot *spec) {
+    assert_int_equal(layout_add_slot(f->layout, spec, NULL), DIMFIT_OK);
+    assert_int_equal(table_add_slot(f->table, layout_find(f->layout, spec->id)), DIMFIT_OK);
+}
+
 void add_slot(struct fixture *f, uint32_t id, enum optimizer_kind kind) {
     const struct layout_slot spec = spec_of(id, kind);
-    assert_int_equal(layout_add_slot(f->layout, &spec, NULL), DIMFIT_OK);
-    assert_int_equal(table_add_slot(f->table, layout_find(f->layout, id)), DIMFIT_OK);
+    add_spec(f, &spec);
 }
 
 struct fixture *setup(enum optimizer_kind kind) {
+    return setup_retaining(kind, (struct retention){0});
+}
+
+struct fixture *setup_retaining(enum optimizer_kind kind, struct retention retention) {
+    struct layout_slot spec = spec_of(SLOT, kind);
+    spec.retention = retention;
     struct fixture *const f = calloc(1, sizeof *f);
     assert_non_null(f);
     assert_int_equal(layout_new(1, 99, &f->layout), DIMFIT_OK);
     assert_int_equal(table_new(99, &f->table), DIMFIT_OK);
-    add_slot(f, SLOT, kind);
+    add_spec(f, &spec);
     f->slot = table_find(f->table, SLOT);
     assert_non_null(f->slot);
     return f;

@@ -31,6 +31,7 @@ uint64_t mix(uint64_t x);
 double noise(uint64_t x); /* from -1 to 1 */
 
 struct fixture *setup(enum optimizer_kind kind);
+struct fixture *setup_retaining(enum optimizer_kind kind, struct retention retention);
 void teardown(struct fixture *f);
 
 struct layout_slot spec_of(uint32_t id, enum optimizer_kind kind);

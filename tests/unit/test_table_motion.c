@@ -27,6 +27,7 @@ enum {
 
 struct row {
     bool there;
+    uint32_t pending; /* shown so often without a row */
     float values[DIM], state[STATE_MAX];
     float shows;
 };
@@ -44,7 +45,8 @@ struct scene {
     struct fixture *eager, *lazy;
     struct model model;
     uint64_t random;
-    bool axes; /* changes keep to them */
+    bool axes;      /* changes keep to them */
+    uint32_t admit; /* shows that a row takes */
 };
 
 static uint64_t draw(struct scene *s, uint64_t n) {
@@ -107,8 +109,10 @@ static void model_push(struct scene *s, const size_t *picked, size_t n) {
     const struct optim_kernels *const reference = optim_variants(&variants)[0];
     for (size_t k = 0; k < n; k++) {
         struct row *const row = &s->model.rows[picked[k]];
+        if (!row->there && ++row->pending < s->admit)
+            continue;
         if (!row->there) {
-            *row = (struct row){.there = true};
+            *row = (struct row){.there = true, .shows = (float)row->pending - 1};
             init_row(spec, 99, key_at(picked[k]), row->values);
         }
         row->shows += 1;
@@ -160,6 +164,8 @@ static void evict(struct scene *s, float shows) {
             s->model.rows[i] = (struct row){0};
             s->model.saved[i].there = false;
         }
+        if ((float)s->model.rows[i].pending < shows)
+            s->model.rows[i].pending = 0;
     }
 }
 
@@ -399,6 +405,7 @@ static void change_all(struct scene *s, struct change *change) {
     static struct row rows[UNIVERSE];
     for (size_t i = 0; i < UNIVERSE; i++) {
         read_row(s->eager, s, i, &rows[i]);
+        rows[i].pending = m->rows[i].pending;
         assert_int_equal(rows[i].there, m->rows[i].there);
         if (rows[i].there && back)
             check_back(s, &change->slots[0], i, &m->rows[i], &rows[i]);
@@ -433,8 +440,10 @@ static struct scene *scene_new(enum optimizer_kind kind, uint64_t seed) {
     s->kind = kind;
     s->random = seed * 1000003;
     s->axes = kind == OPTIMIZER_FTRL || draw(s, 3) == 0;
-    s->eager = setup(kind);
-    s->lazy = setup(kind);
+    s->admit = (uint32_t)(1 + draw(s, 2));
+    const struct retention retention = {.admit = s->admit, .clicks = s->admit > 1};
+    s->eager = setup_retaining(kind, retention);
+    s->lazy = setup_retaining(kind, retention);
     table_keep(s->eager->table, true, NULL);
     table_keep(s->lazy->table, true, NULL);
     return s;
