@@ -180,6 +180,55 @@ static void a_row_moves_to_the_same_bits_whoever_moves_with_it(void **state) {
     free(apart);
 }
 
+static struct move_back back_of(struct rows *f) {
+    return (struct move_back){f->from,     f->from + 20, f->from + 40, f->to, FROM_STRIDE,
+                              FROM_STRIDE, FROM_STRIDE,  TO_STRIDE,    ROWS};
+}
+
+/* saved + (now - moved) matrix, and where it must be positive, that or 0. */
+static void a_way_back_agrees_with_plain_products(void **state) {
+    enum { FROM = 7, TO = 12 };
+    for (int positive = 0; positive < 2; positive++) {
+        struct rows *const f = setup();
+        const struct move_back back = back_of(f);
+        size_t below = 0;
+        move_back_dense(&back, f->matrix, FROM, TO, positive == 1);
+        for (size_t r = 0; r < ROWS; r++) {
+            const float *const now = f->from + r * FROM_STRIDE;
+            for (size_t k = 0; k < TO; k++) {
+                double want = now[40 + k];
+                for (size_t i = 0; i < FROM; i++)
+                    want += ((double)now[i] - now[20 + i]) * f->matrix[i * TO + k];
+                below += want < 0;
+                if (positive == 1 && want < 0)
+                    want = 0;
+                assert_true(fabs(f->to[r * TO_STRIDE + k] - want) <= 1e-6);
+                assert_true(positive == 0 || f->to[r * TO_STRIDE + k] >= 0);
+            }
+        }
+        assert_true(below > ROWS);
+        assert_rest(f, TO);
+        free(f);
+    }
+}
+
+static void kept_cells_go_back_to_where_they_were(void **state) {
+    static const uint16_t keep[] = {11, 0, 5};
+    enum { WIDTH = 12 };
+    struct rows *const f = setup();
+    const struct move_back back = back_of(f);
+    move_back_kept(&back, keep, ARRAY_LEN(keep), WIDTH);
+    for (size_t r = 0; r < ROWS; r++) {
+        const float *const now = f->from + r * FROM_STRIDE, *const to = f->to + r * TO_STRIDE;
+        for (size_t k = 0; k < WIDTH; k++) {
+            const float want = k == 11 ? now[0] : k == 0 ? now[1] : k == 5 ? now[2] : now[40 + k];
+            assert_true(to[k] == want);
+        }
+    }
+    assert_rest(f, WIDTH);
+    free(f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cells_are_copied_bit_for_bit),
@@ -187,6 +236,8 @@ int main(void) {
         cmocka_unit_test(a_dense_move_is_the_product_rounded_once),
         cmocka_unit_test(every_variant_gives_the_bits_of_the_plain_loop),
         cmocka_unit_test(a_row_moves_to_the_same_bits_whoever_moves_with_it),
+        cmocka_unit_test(a_way_back_agrees_with_plain_products),
+        cmocka_unit_test(kept_cells_go_back_to_where_they_were),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
