@@ -104,6 +104,7 @@ struct trying {
     size_t next;          /* trials before this one were handed out */
     size_t kept;          /* known from an interrupted search */
     size_t asked;         /* in all, when the job is done */
+    bool begun;           /* there were trials, from started_ms on */
     bool dirty;           /* there are results that were not kept yet */
     int64_t started_ms, progress_ms, keep_ms;
     size_t n_waiting;

@@ -135,8 +135,9 @@ void search_try(struct coordinator *c, struct plan_job **job) {
     *job = NULL;
     t->next = 0;
     t->progress_ms = now;
-    if (t->started_ms == 0)
+    if (!t->begun)
         t->started_ms = now;
+    t->begun = true;
     log_info("search", "search %llu: %zu trials, %zu of them known",
              (unsigned long long)c->search.id, t->job->trials.n, t->job->trials.n_known);
     search_trial_answer(c);
@@ -328,7 +329,7 @@ void search_trial_fini(struct coordinator *c) {
 json_t *search_trial_json(const struct coordinator *c) {
     const struct trying *const t = &c->search.trying;
     const struct trials *const trials = pending(c);
-    if (t->started_ms == 0)
+    if (!t->begun)
         return json_null();
     const size_t asked = trials != NULL ? trials->n : t->asked;
     const size_t done = trials != NULL ? trials->n_known : t->asked;

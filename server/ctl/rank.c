@@ -113,7 +113,7 @@ bool rank_kendall(const double *a, const double *b, size_t n, double *out) {
         for (size_t i = 0; i < n; i++)
             values[i] = items[i].other;
         const double discordant = sort_swaps(values, values + n, n);
-        const double root = sqrt(all - tied_a) * sqrt(all - tied_b);
+        const double root = sqrt((all - tied_a) * (all - tied_b));
         *out = root > 0 ? (all - tied_a - tied_b + tied_both - 2 * discordant) / root : NAN;
     }
     free(items);

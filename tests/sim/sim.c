@@ -51,6 +51,8 @@ struct sim {
     uint64_t asked[SIM_WORKERS_MAX];
     uint8_t *saved;
     size_t saved_len;
+    uint8_t *trials;
+    size_t trials_len;
     size_t n_plans;
     struct saved_plan plans[PLANS_MAX];
     bool chaos;
@@ -170,6 +172,25 @@ static struct saved_plan *find_plan(struct sim *sim, uint64_t id) {
             return &sim->plans[i];
     }
     return NULL;
+}
+
+static dimfit_err io_keep_trials(void *self, const void *bytes, size_t len,
+                                 struct err_detail *detail) {
+    struct sim *const sim = self;
+    free(sim->trials);
+    sim->trials = sure(malloc(len + 1));
+    if (len > 0)
+        memcpy(sim->trials, bytes, len);
+    sim->trials_len = len;
+    return DIMFIT_OK;
+}
+
+static dimfit_err io_kept_trials(void *self, struct buf *out, struct err_detail *detail) {
+    const struct sim *const sim = self;
+    if (sim->trials_len == 0)
+        return DIMFIT_ERR_NOT_FOUND;
+    buf_put(out, sim->trials, sim->trials_len);
+    return buf_status(out);
 }
 
 static dimfit_err io_save_plan(void *self, uint64_t id, const void *bytes, size_t len,
@@ -493,6 +514,8 @@ static void begin_coordinator(struct sim *sim) {
         .wall_s = io_wall_s,
         .save = io_save,
         .save_plan = io_save_plan,
+        .keep_trials = io_keep_trials,
+        .kept_trials = io_kept_trials,
         .plan = io_plan,
         .stop = io_stop,
     };
@@ -569,6 +592,7 @@ void sim_free(struct sim *sim) {
     for (size_t i = 0; i < SIM_WORKERS_MAX; i++)
         free(sim->replies[i].body);
     strategies_destroy(&sim->strategies);
+    free(sim->trials);
     for (size_t i = 0; i < sim->n_plans; i++)
         free(sim->plans[i].bytes);
     free(sim->saved);
