@@ -299,6 +299,36 @@ static void transforms_start_as_the_decoding(void **state) {
         assert_true(mu[j] == (double)mean[j]);
 }
 
+/* Out of each other by a turn, a direction dropped, and one added. */
+static void a_direction_that_is_added_passes_as_it_is(void **state) {
+    enum { OLD = 2, NEW = 2 };
+    struct rng rng = rng_of(3, 1);
+    float all[DIM * 3], old_basis[DIM * OLD], new_basis[DIM * NEW], old_mean[DIM], new_mean[DIM];
+    real W[OLD * DIM], mu[DIM], W_new[NEW * DIM], mu_new[DIM];
+    orthonormal(&rng, DIM, 3, all);
+    for (size_t i = 0; i < DIM; i++) {
+        const float *const a = &all[i * 3];
+        old_basis[i * OLD] = 0.6f * a[0] + 0.8f * a[1];
+        old_basis[i * OLD + 1] = 0.8f * a[0] - 0.6f * a[1];
+        new_basis[i * NEW] = a[0];
+        new_basis[i * NEW + 1] = a[2];
+        old_mean[i] = grid(&rng);
+        new_mean[i] = old_mean[i] - 0.5f * a[2]; /* as where a change is undone */
+        mu[i] = (double)grid(&rng);
+    }
+    for (size_t i = 0; i < OLD * DIM; i++)
+        W[i] = (double)grid(&rng);
+    const struct carry_slot from = {DIM, OLD, old_basis, old_mean};
+    const struct carry_slot to = {DIM, NEW, new_basis, new_mean};
+    carry_over(&from, &to, W, mu, W_new, mu_new);
+    for (size_t j = 0; j < DIM; j++) {
+        /* a_0 = 0.6 m_0 + 0.8 m_1 */
+        assert_true(fabs(W_new[j] - (0.6 * W[j] + 0.8 * W[DIM + j])) < 1e-5);
+        assert_true(fabs(W_new[DIM + j] - (double)all[j * 3 + 2]) < 1e-6);
+        assert_true(fabs(mu_new[j] - (mu[j] - 0.5 * (double)all[j * 3 + 2])) < 1e-6);
+    }
+}
+
 /* A row r of the old layout that the new one can hold becomes (m - m' + r M^T) M'. */
 static void transforms_keep_the_function_through_a_layout_change(void **state) {
     enum { OLD = 3 };
@@ -377,6 +407,7 @@ int main(void) {
         cmocka_unit_test(slots_without_feasigns_are_not_asked_for),
         cmocka_unit_test(transforms_start_as_the_decoding),
         cmocka_unit_test(transforms_keep_the_function_through_a_layout_change),
+        cmocka_unit_test(a_direction_that_is_added_passes_as_it_is),
         cmocka_unit_test(initial_layers_have_he_variance_and_no_bias),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -30,12 +30,14 @@ void carry_start(const struct carry_slot *slot, real *W, real *mu) {
 
 void carry_over(const struct carry_slot *from, const struct carry_slot *to, const real *W,
                 const real *mu, real *W_new, real *mu_new) {
-    const size_t d = from->dim;
+    const size_t d = from->dim, w = from->width;
     double *const MW = mem_alloc(d * d, sizeof *MW);
     for (size_t i = 0; i < d; i++) {
-        for (size_t k = 0; k < from->width; k++) {
+        MW[i * d + i] = 1;
+        for (size_t k = 0; k < w; k++) {
+            const double m = (double)from->basis[i * w + k];
             for (size_t j = 0; j < d; j++)
-                MW[i * d + j] += (double)from->basis[i * from->width + k] * (double)W[k * d + j];
+                MW[i * d + j] += m * ((double)W[k * d + j] - (double)from->basis[j * w + k]);
         }
     }
     for (size_t j = 0; j < d; j++) {

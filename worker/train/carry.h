@@ -3,8 +3,10 @@
  *
  * A slot's embedding is v = count mu + r W with a trained W (width x dim). In a layout with basis M
  * and mean m it starts as W = M^T, mu = m. When the layout changes to M', m', the stored rows
- * become r' = (v - m') M' of what the old ones stood for, so W' = M'^T M W and mu' = mu + (m' - m)
- * M W keep the function for what the new basis holds.
+ * become r' = (v - m') M' of what the old ones stood for, so W' = M'^T A and mu' = mu + (m' - m) A
+ * with A = M W + (I - M M^T) keep the function for what the new basis holds. A direction that the
+ * old basis lacks, new or back again, is passed on as it is: a row of W' for it is its column of
+ * M'.
  */
 #ifndef TRAIN_CARRY_H
 #define TRAIN_CARRY_H
