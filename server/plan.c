@@ -27,6 +27,7 @@ static void work_fini(struct plan_work *work) {
     for (size_t i = 0; work->fitted != NULL && i < work->plan->n_slots; i++) {
         basis_fini(&work->fitted[i].basis);
         free(work->fitted[i].norm);
+        free(work->fitted[i].expected);
         free(work->fitted[i].squares);
     }
     free(work->fitted);
@@ -60,7 +61,7 @@ static dimfit_err list_slot(struct plan_work *work, const struct layout_slot *sl
         .after = slot->width,
         .rows = stats != NULL ? stats->rows : 0,
         .g = new_values(slot->width),
-        .s = new_values(slot->dim),
+        .s = new_values(slot->width),
         .keep = calloc((size_t)slot->dim + 1, sizeof *s->keep),
     };
     return s->g == NULL || s->s == NULL || s->keep == NULL ? plan_nomem(work) : DIMFIT_OK;
@@ -545,7 +546,7 @@ static dimfit_err run(struct plan_work *work, const struct plan_request *request
     if (err == DIMFIT_OK)
         err = score_units(work);
     if (err == DIMFIT_OK && request->grow)
-        grow_offer(work);
+        err = grow_offer(work);
     if (err == DIMFIT_OK)
         err = plan_choose(work);
     if (err == DIMFIT_OK && work->waits) {

@@ -89,8 +89,7 @@ struct plan_slot {
     uint32_t room;          /* units that were offered beside those that there are */
     uint32_t added;         /* of `after`, those that are new */
     uint64_t rows;
-    double *g, *s; /* [before] estimate and score of each unit, in the plan's basis; behind s,
-                    * [room], what new ones are expected to score */
+    double *g, *s; /* [before] estimate and score of each unit, in the plan's basis */
     double
         *eigenvalue;  /* [before] descending; `rotated`: the unit's count-weighted second moment,
                          `kfac`: twice the second-order loss a sample of dropping it; NULL: axis */

@@ -192,7 +192,9 @@ static struct dimfit_strategy_slot show_slot(const struct plan_work *work, size_
         .rows = s->rows,
         .lookups = f->stats != NULL ? f->stats->lookups : 0,
         .unit_cost = (double)cost,
-        .score = plan_needs(work, DIMFIT_NEEDS_SCORES) ? s->s : NULL,
+        .score = !plan_needs(work, DIMFIT_NEEDS_SCORES) ? NULL
+                 : f->expected != NULL                  ? f->expected
+                                                        : s->s,
         .norm = f->norm,
     };
 }

@@ -14,38 +14,57 @@ uint32_t grow_room(uint32_t width, uint32_t dim) {
     return 0;
 }
 
-/* ---- what is expected of new units ----------------------------------------------------------- */
+/* ---- what units are expected to be worth ----------------------------------------------------- */
 
-static double weakest(const double *values, uint32_t n) {
-    double least = n > 0 ? INFINITY : 0;
-    for (uint32_t k = 0; k < n; k++)
-        least = values[k] < least ? values[k] : least;
-    return least;
+/* What a slot's k-th unit is worth at least, of what its unit at half that rank is. */
+#define GROW_SHARE 0.5
+
+static int descending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return x > y ? -1 : x < y;
 }
 
-/* False when there is nothing to expect. */
-static bool expect(double *values, uint32_t width, uint32_t room) {
-    double next = weakest(values, width);
-    if (next <= 0)
-        return false;
-    for (uint32_t j = 0; j < room; j++) {
-        next /= 2;
-        values[width + j] = next;
+/* Of a slot's units, those there and those not there yet: out[width + room]. False when there is
+ * nothing to expect. */
+static bool expect(const double *values, uint32_t width, uint32_t room, double *out) {
+    double ranked[LAYOUT_DIM_MAX];
+    memcpy(ranked, values, width * sizeof *ranked);
+    qsort(ranked, width, sizeof *ranked, descending);
+    for (uint32_t k = 0; k < width; k++) {
+        size_t rank = 0;
+        for (uint32_t j = 0; j < width; j++)
+            rank += values[j] > values[k] || (values[j] == values[k] && j < k);
+        out[k] = fmax(values[k], GROW_SHARE * ranked[rank / 2]);
     }
-    return true;
+    for (uint32_t k = width; k < width + room && width > 0; k++)
+        out[k] = GROW_SHARE * ranked[k / 2 < width ? k / 2 : width - 1];
+    return width > 0 && out[width + room - 1] > 0;
 }
 
-void grow_offer(struct plan_work *work) {
-    for (size_t i = 0; i < work->plan->n_slots; i++) {
-        struct plan_slot *const s = &work->plan->slots[i];
-        const uint32_t room = grow_room(s->before, layout_find(work->layout, s->slot)->dim);
-        bool promising = s->rows > 0 && room > 0;
-        if (promising && plan_needs(work, DIMFIT_NEEDS_SCORES))
-            promising = expect(s->s, s->before, room);
-        if (promising && plan_needs(work, DIMFIT_NEEDS_NORMS))
-            promising = expect(work->fitted[i].norm, s->before, room);
-        s->room = promising ? room : 0;
+static dimfit_err offer(struct plan_work *work, struct plan_slot *s, struct plan_fitted *f) {
+    const uint32_t dim = layout_find(work->layout, s->slot)->dim;
+    double norm[LAYOUT_DIM_MAX];
+    s->room = s->rows > 0 ? grow_room(s->before, dim) : 0;
+    if (plan_needs(work, DIMFIT_NEEDS_SCORES)) {
+        f->expected = calloc(dim, sizeof *f->expected);
+        if (f->expected == NULL)
+            return plan_nomem(work);
+        if (!expect(s->s, s->before, s->room, f->expected))
+            s->room = 0;
     }
+    if (f->norm != NULL) {
+        memcpy(norm, f->norm, s->before * sizeof *norm);
+        if (!expect(norm, s->before, s->room, f->norm))
+            s->room = 0;
+    }
+    return DIMFIT_OK;
+}
+
+dimfit_err grow_offer(struct plan_work *work) {
+    dimfit_err err = DIMFIT_OK;
+    for (size_t i = 0; i < work->plan->n_slots && err == DIMFIT_OK; i++)
+        err = offer(work, &work->plan->slots[i], &work->fitted[i]);
+    return err;
 }
 
 /* ---- directions ------------------------------------------------------------------------------ */

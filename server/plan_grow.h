@@ -3,11 +3,11 @@
  *
  * The rule. In a search with growth a slot may get units that it does not have yet, up to the next
  * of 1/4/8/16/32/64 above its width and at most to its model width. They take part in the choice
- * like those that are there, and cost as much; each is expected to score half of the one before it,
- * the first half of the slot's weakest. So a new unit takes the place of one elsewhere that scores
- * less than half of what the slot's own weakest does, and where no slot's weakest unit scores twice
- * another's (per parameter, ranked by density) the layout has settled. What new units really earn
- * is seen in the next search, and there they stay or go by it.
+ * like those that are there, and cost as much. What a unit is worth is its score, but a slot's k-th
+ * best, there or not, at least half of what its unit at half that rank scores: directions are
+ * learnt one after another, and a slot that uses half of its width well is not done. So width goes
+ * from slots that leave more than half of theirs idle to those that use half and more, and stays
+ * there while that is so: the layout settles as the scores do.
  *
  * New directions are those that the slot lacks and the other slots of its model width use most: by
  * their eigenvalues where a basis was fitted, by how many have the axis otherwise. A model that
@@ -23,10 +23,9 @@
 /* How many units a slot of this width may get in one search. */
 uint32_t grow_room(uint32_t width, uint32_t dim);
 
-/* For a search with growth: set every slot's room, and the expected scores and norms of its units
- * that are not there yet, behind those of the units that are. A slot whose weakest unit earns
- * nothing promises nothing and has no room. */
-void grow_offer(struct plan_work *work);
+/* For a search with growth: set every slot's room, and what its units, there or not, are expected
+ * to be worth by score and norm. A slot that earns nothing has no room. NOMEM. */
+dimfit_err grow_offer(struct plan_work *work) MUST_CHECK;
 
 /* Set the directions that the plan's change adds; the rest of the change is there. */
 dimfit_err grow_fill(struct plan_work *work) MUST_CHECK;

@@ -12,6 +12,7 @@ struct plan_fitted {
     const struct slot_stats *stats; /* NULL for a slot newer than the statistics: no rows */
     struct basis_fit basis;         /* zeroed in the axis basis */
     double *norm;                   /* NULL unless the strategy needs it */
+    double *expected; /* [before + room] what units are worth in a search with growth; else NULL */
     double *
         squares; /* sum over steps of g squared; NULL unless the estimator is of the second order */
 };
