@@ -115,6 +115,10 @@ dimfit_err search_request_parse(const json_t *args, int64_t timeout_ms, struct s
     r->kappa = a.kappa;
     r->min_dim = (uint32_t)a.min_dim;
     r->grow = a.grow != 0;
+    /* Where no unit is at its end, its share of the gradient is mostly noise: what counts is what
+     * its loss would be. */
+    if (r->grow && a.estimator == NULL)
+        r->estimator = ESTIMATOR_CURVATURE;
     r->seed = (uint64_t)a.seed;
     r->window = (uint64_t)a.window;
     r->trial_samples = (uint64_t)a.trial_samples;

@@ -109,6 +109,22 @@ static dimfit_err evaluate(struct course *c, struct state *st, double share, boo
     return err;
 }
 
+/* A search where one is due; not behind the last batch, where nothing is trained any more. */
+static dimfit_err search(struct course *c, struct state *st, double share,
+                         struct err_detail *detail) {
+    const double epoch = st->epoch + share;
+    bool searched = false;
+    if (c->searches == NULL || epoch >= st->epochs)
+        return DIMFIT_OK;
+    const dimfit_err err = searches_at(c->searches, c->learner, epoch, &st->valid, &searched,
+                                       detail);
+    if (searched) {
+        st->best = st->valid;
+        st->stale = 0;
+    }
+    return err;
+}
+
 static dimfit_err train_epoch(struct course *c, struct state *st, double *share, bool *stop,
                               struct err_detail *detail) {
     const size_t spans = c->options->evaluations < st->n_batches ? c->options->evaluations
@@ -121,6 +137,8 @@ static dimfit_err train_epoch(struct course *c, struct state *st, double *share,
         err = train_span(c, st, st->n_batches * i / spans, st->n_batches * (i + 1) / spans, detail);
         if (err == DIMFIT_OK)
             err = evaluate(c, st, *share, stop, detail);
+        if (err == DIMFIT_OK && !*stop)
+            err = search(c, st, *share, detail);
     }
     return err;
 }

@@ -7,20 +7,21 @@
  * and training stops at the `patience`-th time in a row without a gain in log loss, or at the first
  * where the log loss is worse than its best by more than half a percent and the AUC is worse too:
  * noise does not do that, overfitting does within a fraction of an epoch. With several workers each
- * takes every N-th batch, rank 0 evaluates and decides for all.
+ * takes every N-th batch, rank 0 evaluates and decides for all. A search during the training begins
+ * it anew in this respect: what has to be beaten is the model in the new layout.
  */
 #ifndef TRAIN_COURSE_H
 #define TRAIN_COURSE_H
 
-#include "worker/train/options.h"
-#include "worker/train/progress.h"
+#include "worker/train/searches.h"
 
 struct course {
     struct learner *learner; /* borrowed, as the rest */
     const struct dataset *data;
     const struct train_options *options;
     struct progress *progress;
-    uint64_t shuffles; /* epochs begun, through all trainings */
+    struct searches *searches; /* during the training; NULL: none */
+    uint64_t shuffles;         /* epochs begun, through all trainings */
 };
 
 struct course_result {

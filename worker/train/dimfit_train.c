@@ -28,8 +28,8 @@ static dimfit_err test(struct course *c, const char *what, struct figures *out,
     return err;
 }
 
-static dimfit_err ask(struct course *c, struct report_cluster *out, struct err_detail *detail) {
-    return c->options->learner.rank == 0 ? report_ask(c->learner, out, detail) : DIMFIT_OK;
+static dimfit_err ask(struct course *c, struct search_held *out, struct err_detail *detail) {
+    return c->options->learner.rank == 0 ? search_ask_held(c->learner, out, detail) : DIMFIT_OK;
 }
 
 static void say_widths(struct course *c, const struct search_result *search) {
@@ -88,15 +88,35 @@ static dimfit_err search_and_retrain(struct course *c, struct report *r,
     return err;
 }
 
+/* After a training with searches in it. */
+static dimfit_err test_searched(struct course *c, struct searches *searches, struct report *r,
+                                struct err_detail *detail) {
+    r->before = searches->before;
+    r->search = searches->first;
+    r->steps = searches->steps;
+    searches->before = (struct search_held){0};
+    searches->first = (struct search_result){0};
+    searches->steps = NULL;
+    const dimfit_err err = ask(c, &r->after, detail);
+    return err == DIMFIT_OK ? test(c, "searched", &r->searched, detail) : err;
+}
+
 static dimfit_err train(struct course *c, struct report *r, struct err_detail *detail) {
     const struct train_options *const o = c->options;
+    struct searches searches;
+    searches_init(&searches, o, c->data, c->progress);
+    c->searches = &searches;
     dimfit_err err = course_run(c, "train", o->epochs, o->patience, &r->trained, detail);
-    if (err == DIMFIT_OK)
+    c->searches = NULL;
+    if (err == DIMFIT_OK && searches.done > 0)
+        err = test_searched(c, &searches, r, detail);
+    else if (err == DIMFIT_OK)
         err = test(c, "full", &r->full, detail);
-    if (err == DIMFIT_OK)
+    if (err == DIMFIT_OK && searches.done == 0)
         err = ask(c, &r->before, detail);
-    if (err == DIMFIT_OK && o->search.kappa > 0)
+    if (err == DIMFIT_OK && o->search.kappa > 0 && o->search_every == 0)
         err = search_and_retrain(c, r, detail);
+    searches_fini(&searches);
     r->epoch = learner_epoch(c->learner);
     if (err == DIMFIT_OK && o->report != NULL && o->learner.rank == 0)
         err = report_write(r, o->report, detail);

@@ -56,6 +56,9 @@ enum key {
     KEY_EVALUATIONS,
     KEY_WORKERS,
     KEY_KAPPA,
+    KEY_SEARCH_EVERY,
+    KEY_GROW,
+    KEY_GROW_INIT,
     KEY_STRATEGY,
     KEY_ESTIMATOR,
     KEY_BASIS,
@@ -114,8 +117,15 @@ static const struct argp_option table[] = {
 
     {NULL, 0, NULL, 0, "Search", 4},
     {"search-kappa", KEY_KAPPA, "K", 0, "After training, keep this share of the parameters", 4},
+    {"search-every", KEY_SEARCH_EVERY, "N", 0,
+     "Search during training instead, every N epochs (such as 0.5): the first keeps the share K, "
+     "those after it the memory there is, until the layout settles",
+     4},
+    {"grow", KEY_GROW, NULL, 0, "Slots may get new units where those they have earn enough", 4},
+    {"grow-init", KEY_GROW_INIT, "I", 0, "What rows have in new units: drawn or zero", 4},
     {"strategy", KEY_STRATEGY, "S", 0,
-     "Strategy plugin (auto; sseds where estimator, basis or rank is chosen)", 4},
+     "Strategy plugin (auto; sseds where estimator, basis or rank is chosen, or slots may grow)",
+     4},
     {"estimator", KEY_ESTIMATOR, "E", 0, "single, step, fisher, row, curvature, taylor or guarded",
      4},
     {"basis", KEY_BASIS, "B", 0, "axis, rotated or kfac", 4},
@@ -317,6 +327,12 @@ static error_t parse_search(int key, char *arg, struct argp_state *state,
     case KEY_KAPPA:
         s->kappa = positive(state, "search-kappa", arg);
         return 0;
+    case KEY_GROW:
+        s->grow = true;
+        return 0;
+    case KEY_GROW_INIT:
+        s->grow_init = arg;
+        return 0;
     case KEY_STRATEGY:
         s->strategy = arg;
         return 0;
@@ -358,6 +374,9 @@ static error_t parse_course(int key, char *arg, struct argp_state *state, struct
     case KEY_EPOCHS:
         o->epochs = (unsigned)whole(state, "epochs", arg, 0, EPOCHS_MAX);
         return 0;
+    case KEY_SEARCH_EVERY:
+        o->search_every = positive(state, "search-every", arg);
+        return 0;
     case KEY_RETRAIN_EPOCHS:
         o->retrain_epochs = (unsigned)whole(state, "retrain-epochs", arg, 1, EPOCHS_MAX);
         return 0;
@@ -385,6 +404,11 @@ static void check(struct argp_state *state, struct train_options *o) {
     const bool no_valid = o->dataset.valid == NULL && o->dataset.split[DATASET_VALID] == 0;
     if (o->dataset.n_data == 0)
         argp_error(state, "--data FILE is needed");
+    if (o->search_every > 0 && o->search.kappa == 0)
+        argp_error(state, "--search-every needs --search-kappa");
+    if (o->search_every > 0 && o->retrain)
+        argp_error(state, "--retrain follows a search after training; --search-every searches "
+                          "during it");
     if (o->retrain && o->search.kappa == 0)
         argp_error(state, "--retrain needs --search-kappa");
     if (o->search.kappa > 0 && no_valid)
@@ -397,7 +421,7 @@ static error_t parse_one(int key, char *arg, struct argp_state *state) {
     struct train_options *const o = state->input;
     if (key == ARGP_KEY_END) {
         struct search_options *const s = &o->search;
-        const bool chosen = s->estimator != NULL || s->basis != NULL || s->rank != NULL;
+        const bool chosen = s->estimator != NULL || s->basis != NULL || s->rank != NULL || s->grow;
         if (s->strategy == NULL)
             s->strategy = chosen ? "sseds" : "auto";
         check(state, o);

@@ -9,8 +9,9 @@
 
 struct search_options {
     double kappa; /* 0: no search */
-    const char *strategy, *estimator, *basis, *count, *rank,
-        *options;           /* NULL: the cluster's default */
+    const char *strategy, *estimator, *basis, *count, *rank, *options,
+        *grow_init; /* NULL: the cluster's default */
+    bool grow;
     int64_t min_dim;        /* -1: the cluster's default */
     uint64_t samples;       /* 0: the whole validation part */
     uint64_t trial_samples; /* 0: the cluster's default */
@@ -22,6 +23,7 @@ struct train_options {
     struct learner_spec learner;
     struct search_options search;
     unsigned epochs, retrain_epochs;
+    double search_every;  /* epochs; 0: one search, after training */
     unsigned evaluations; /* of the validation part, an epoch */
     unsigned patience;    /* of them without a gain before training stops; 0: never */
     bool retrain, quiet;

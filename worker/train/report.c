@@ -13,31 +13,11 @@ void report_init(struct report *report, const struct train_options *options,
         .options = options, .data = data, .full = none, .applied = none, .searched = none};
 }
 
-static void forget(struct report_cluster *cluster) {
-    json_decref(cluster->stats);
-    json_decref(cluster->slots);
-    *cluster = (struct report_cluster){0};
-}
-
 void report_fini(struct report *report) {
-    forget(&report->before);
-    forget(&report->after);
+    search_held_fini(&report->before);
+    search_held_fini(&report->after);
     search_result_fini(&report->search);
-}
-
-dimfit_err report_ask(struct learner *learner, struct report_cluster *out,
-                      struct err_detail *detail) {
-    struct report_cluster now = {0};
-    dimfit_err err = search_admin(learner, "stats", NULL, &now.stats, detail);
-    if (err == DIMFIT_OK)
-        err = search_admin(learner, "slots", NULL, &now.slots, detail);
-    if (err != DIMFIT_OK) {
-        forget(&now);
-        return err;
-    }
-    forget(out);
-    *out = now;
-    return DIMFIT_OK;
+    json_decref(report->steps);
 }
 
 static json_t *number(double v) {
@@ -58,7 +38,7 @@ static json_t *copy(const json_t *object, const char *key) {
 }
 
 /* Bytes of the searchable slots' rows. */
-static json_t *row_bytes(const struct report_cluster *cluster) {
+static json_t *row_bytes(const struct search_held *cluster) {
     const json_t *const slots = json_object_get(cluster->slots, "slots");
     json_int_t sum = 0;
     if (slots == NULL)
@@ -135,6 +115,7 @@ static void set_search(json_t *json, const struct report *r) {
     json_object_set_new(json, "rss_after",
                         copy(json_object_get(r->after.stats, "totals"), "resident_bytes"));
     json_object_set_new(json, "slots", slots(r));
+    json_object_set_new(json, "searches", r->steps != NULL ? json_incref(r->steps) : json_null());
 }
 
 static void set_figures(json_t *json, const struct report *r) {

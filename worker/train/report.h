@@ -7,28 +7,20 @@
 #include "worker/train/course.h"
 #include "worker/train/search.h"
 
-/* What the cluster holds at one moment: replies of "stats" and "slots". */
-struct report_cluster {
-    json_t *stats, *slots;
-};
-
 struct report {
     const struct train_options *options;
     const struct dataset *data;
     uint64_t epoch; /* at the end */
     struct course_result trained, retrained;
     struct figures full, applied, searched; /* of the test part; NaN where not applicable */
-    struct report_cluster before, after;    /* owned */
-    struct search_result search;            /* owned */
+    struct search_held before, after;       /* owned */
+    struct search_result search;            /* owned; the first of several */
+    json_t *steps;                          /* of searches during training; owned, NULL: none */
 };
 
 void report_init(struct report *report, const struct train_options *options,
                  const struct dataset *data);
 void report_fini(struct report *report);
-
-/* Ask the cluster what it holds now. */
-dimfit_err report_ask(struct learner *learner, struct report_cluster *out,
-                      struct err_detail *detail) MUST_CHECK;
 
 /* Replaces the file at path as a whole, or leaves it as it was. */
 dimfit_err report_write(const struct report *report, const char *path,

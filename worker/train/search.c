@@ -49,6 +49,9 @@ static json_t *request(const struct train_options *o) {
     set_text(args, "count", s->count);
     set_text(args, "rank", s->rank);
     set_text(args, "options", s->options);
+    if (s->grow)
+        json_object_set_new(args, "grow", json_true());
+    set_text(args, "grow_init", s->grow_init);
     if (s->min_dim >= 0)
         json_object_set_new(args, "min_dim", json_integer(s->min_dim));
     if (s->trial_samples > 0)
@@ -139,4 +142,25 @@ void search_result_fini(struct search_result *result) {
     json_decref(result->status);
     json_decref(result->plan);
     *result = (struct search_result){0};
+}
+
+dimfit_err search_ask_held(struct learner *learner, struct search_held *out,
+                           struct err_detail *detail) {
+    struct search_held now = {0};
+    dimfit_err err = search_admin(learner, "stats", NULL, &now.stats, detail);
+    if (err == DIMFIT_OK)
+        err = search_admin(learner, "slots", NULL, &now.slots, detail);
+    if (err != DIMFIT_OK) {
+        search_held_fini(&now);
+        return err;
+    }
+    search_held_fini(out);
+    *out = now;
+    return DIMFIT_OK;
+}
+
+void search_held_fini(struct search_held *held) {
+    json_decref(held->stats);
+    json_decref(held->slots);
+    *held = (struct search_held){0};
 }

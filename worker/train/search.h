@@ -21,6 +21,16 @@ dimfit_err search_run(struct learner *learner, const struct train_options *optio
                       struct search_result *out, struct err_detail *detail) MUST_CHECK;
 void search_result_fini(struct search_result *result);
 
+/* What the cluster holds at one moment: replies of "stats" and "slots". */
+struct search_held {
+    json_t *stats, *slots;
+};
+
+/* Ask for it now; what *out held goes. */
+dimfit_err search_ask_held(struct learner *learner, struct search_held *out,
+                           struct err_detail *detail) MUST_CHECK;
+void search_held_fini(struct search_held *held);
+
 /* An admin request and its reply as JSON; PROTOCOL when that is not an object. args may be NULL,
  * and is taken over. */
 dimfit_err search_admin(struct learner *learner, const char *command, json_t *args, json_t **reply,
