@@ -23,7 +23,8 @@
  *
  * History: 1.0 first version. 2.0 a slot's units may include some that it does not have yet
  * (`room`). A strategy may try what it decides: DIMFIT_NEEDS_TRIALS, DIMFIT_PLAN_WAITS, the host's
- * trial(), candidate() and choose(), the input's `trial_samples` and `ordered`.
+ * trial(), candidate() and choose(), the input's `trial_samples` and `ordered`. A strategy says
+ * that it reads `lookups`, and may read `eigen`.
  */
 #ifndef DIMFIT_STRATEGY_H
 #define DIMFIT_STRATEGY_H
@@ -41,10 +42,12 @@ extern "C" {
 
 /* What a strategy reads; the host gathers just that. */
 enum dimfit_strategy_needs {
-    DIMFIT_NEEDS_SCORES = 1 << 0, /* score[], from scoring pushes */
-    DIMFIT_NEEDS_NORMS = 1 << 1,  /* norm[], from the stored rows */
-    DIMFIT_NEEDS_TRIALS = 1 << 8, /* workers that evaluate trials */
-    DIMFIT_NEEDS_BASES = 1 << 9,  /* what every basis is made of, for candidates in each */
+    DIMFIT_NEEDS_SCORES = 1 << 0,   /* score[], from scoring pushes */
+    DIMFIT_NEEDS_NORMS = 1 << 1,    /* norm[], from the stored rows */
+    DIMFIT_NEEDS_SPECTRUM = 1 << 2, /* eigen[], of a fitted basis */
+    DIMFIT_NEEDS_LOOKUPS = 1 << 3,  /* lookups, from the stored rows */
+    DIMFIT_NEEDS_TRIALS = 1 << 8,   /* workers that evaluate trials */
+    DIMFIT_NEEDS_BASES = 1 << 9,    /* what every basis is made of, for candidates in each */
 };
 
 /* One slot's units. Arrays are borrowed. */
@@ -56,10 +59,14 @@ struct dimfit_strategy_slot {
                        * growth they cost what the others cost, scores and norms are expected
                        * ones, and those kept are added */
     uint64_t rows;    /* n_i; what a unit costs when parameters count */
-    double lookups;   /* show count over the slot's rows */
+    double lookups;   /* show count over the slot's rows; 0 unless needed */
     double unit_cost; /* what one of its units costs in this search's count */
     const double *score; /* [width] s_ik, adds up to 1 over all slots; NULL unless needed */
     const double *norm;  /* [width] l2 over the slot's rows; NULL unless needed */
+    const double *eigen; /* [width] of the basis, descending: the unit's count-weighted variance
+                          * (rotated), or twice the second-order loss a sample of dropping it
+                          * (kfac, which keeps as many of a slot's first units as were chosen,
+                          * whichever they were); NULL unless needed */
 };
 
 struct dimfit_strategy_input {

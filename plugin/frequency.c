@@ -199,6 +199,7 @@ static const struct dimfit_strategy strategy = {
     .name = "frequency",
     .version = "1.0",
     .summary = "widths by show counts (rule=rank) or rows^-0.3 (rule=power)",
+    .needs = DIMFIT_NEEDS_LOOKUPS,
     .plan = plan,
 };
 

@@ -47,7 +47,8 @@ enum {
     X(49, SCORE_START) /* tag: search id, mode: SCORE_WANT_*, step: how many steps to keep, the    \
                           last ones, 0: all; clears the sums */                                    \
     X(50, SCORE_STOP)  /* tag: search id; leaves the sums */                                       \
-    X(51, GATHER)      /* mode: GATHER_*; reply: encoded struct stats */                           \
+    X(51, GATHER)      /* mode: GATHER_*; reply: encoded struct stats, later where it takes sums   \
+                          over the rows */                                                         \
     X(52, PREPARE)     /* tag: new epoch; body: change + layout; moves nothing */                  \
     X(53, COMMIT)      /* tag: new epoch; switches */                                              \
     X(54, DISCARD)     /* tag: new epoch; forgets what was prepared */                             \
@@ -103,6 +104,7 @@ enum wire_mode {
     GATHER_SCORES = 1 << 0,
     GATHER_MOMENTS = 1 << 1, /* sums over the stored rows: r, r^T r, plain and count-weighted */
     GATHER_FIGURES = 1 << 2, /* instead: encoded struct shard_figures */
+    GATHER_LOOKUPS = 1 << 3, /* sums of the stored rows' show counts */
 
     SHRINK_DRY_RUN = 1 << 0, /* count what would go, change nothing */
 };

@@ -53,6 +53,10 @@ static json_t *strategies_json(const struct coordinator *c) {
             json_array_append_new(needs, json_string("scores"));
         if ((s->needs & DIMFIT_NEEDS_NORMS) != 0)
             json_array_append_new(needs, json_string("norms"));
+        if ((s->needs & DIMFIT_NEEDS_SPECTRUM) != 0)
+            json_array_append_new(needs, json_string("spectrum"));
+        if ((s->needs & DIMFIT_NEEDS_LOOKUPS) != 0)
+            json_array_append_new(needs, json_string("lookups"));
         if ((s->needs & DIMFIT_NEEDS_TRIALS) != 0)
             json_array_append_new(needs, json_string("trials"));
         json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "name", s->name, "version",

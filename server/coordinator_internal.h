@@ -47,7 +47,7 @@ struct op {
     struct op *next;
     uint64_t id; /* the commands' request number */
     struct wire_header command;
-    int64_t deadline_ms;
+    int64_t began_ms, deadline_ms;
     bool answered[CLUSTER_SHARDS_MAX];
     size_t missing;
     struct stats *stats;           /* GATHER of statistics: merged as they come */

@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+enum { SUMS_TIMEOUTS = 10 };
+
 static void op_destroy(struct coordinator *c, struct op *op) {
     stats_destroy(&op->stats);
     for (size_t i = 0; op->figures != NULL && i < c->options.shards; i++)
@@ -52,7 +54,11 @@ dimfit_err op_start(struct coordinator *c, const struct wire_header *command, co
     op->command.request = op->id;
     op->command.phase = c->search.phase;
     op->command.epoch = c->layout->epoch;
-    op->deadline_ms = c->io.now_ms(c->io.self) + c->options.step_timeout_ms;
+    /* Sums over the rows are added up between requests, however many there are. */
+    const bool sums = command->kind == WIRE_GATHER &&
+                      (command->mode & (GATHER_MOMENTS | GATHER_LOOKUPS)) != 0;
+    op->began_ms = c->io.now_ms(c->io.self);
+    op->deadline_ms = op->began_ms + (sums ? SUMS_TIMEOUTS : 1) * c->options.step_timeout_ms;
     op->missing = c->options.shards;
     op->done = done;
     op->next = c->ops;
@@ -120,7 +126,7 @@ void op_tick(struct coordinator *c, int64_t now) {
         op->err = err_set(&op->detail, DIMFIT_ERR_TIMEOUT,
                           "shard %zu at %s did not answer %s within %.0f s", silent,
                           c->map->endpoints[silent], wire_kind_name(op->command.kind),
-                          (double)c->options.step_timeout_ms / 1000);
+                          (double)(op->deadline_ms - op->began_ms) / 1000);
         op_finish(c, op);
         next = c->ops; /* the continuation may have changed the list */
         if (c->stopping)

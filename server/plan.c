@@ -102,7 +102,7 @@ static dimfit_err check_moments(const struct plan_work *work, const struct plan_
 
 static dimfit_err fit_basis(struct plan_work *work, struct plan_fitted *f, struct plan_slot *s) {
     const size_t w = s->before;
-    s->eigenvalue = new_values(w);
+    s->eigenvalue = new_values(layout_find(work->layout, s->slot)->dim);
     if (s->eigenvalue == NULL || basis_init(&f->basis, w) != DIMFIT_OK)
         return plan_nomem(work);
     if (!has_rows(f, s))
@@ -539,6 +539,11 @@ static dimfit_err run(struct plan_work *work, const struct plan_request *request
     if (plan_needs(work, DIMFIT_NEEDS_TRIALS) && work->trials == NULL)
         return err_set(detail, DIMFIT_ERR_STATE,
                        "strategy '%s' decides by trials, and nobody evaluates any here",
+                       request->strategy);
+    if (plan_needs(work, DIMFIT_NEEDS_SPECTRUM) && request->basis == BASIS_AXIS)
+        return err_set(detail, DIMFIT_ERR_INVALID,
+                       "strategy '%s' decides by the eigenvalues of a fitted basis; use --basis "
+                       "rotated or kfac",
                        request->strategy);
     err = begin(work, request);
     if (err == DIMFIT_OK)

@@ -57,6 +57,12 @@ static dimfit_err offer(struct plan_work *work, struct plan_slot *s, struct plan
         if (!expect(norm, s->before, s->room, f->norm))
             s->room = 0;
     }
+    if (plan_needs(work, DIMFIT_NEEDS_SPECTRUM) && s->eigenvalue != NULL) {
+        double eigen[LAYOUT_DIM_MAX];
+        if (!expect(s->eigenvalue, s->before, s->room, eigen))
+            s->room = 0;
+        memcpy(s->eigenvalue + s->before, eigen + s->before, s->room * sizeof *eigen);
+    }
     return DIMFIT_OK;
 }
 

@@ -136,6 +136,25 @@ static void gathered(struct coordinator *c, struct op *op) {
     search_trial_plan(c, job);
 }
 
+/* Of the search's strategy: DIMFIT_NEEDS_*. */
+static uint32_t needs_of(const struct coordinator *c) {
+    const struct dimfit_strategy *const strategy = strategies_find(c->options.strategies,
+                                                                   c->search.request.strategy);
+    return strategy != NULL ? strategy->needs : 0;
+}
+
+/* What basis and strategy read, and no more. */
+static uint32_t gather_mode(const struct coordinator *c) {
+    const struct plan_request *const request = &c->search.request;
+    const uint32_t needs = needs_of(c);
+    uint32_t mode = GATHER_SCORES;
+    if (request->basis != BASIS_AXIS || (needs & (DIMFIT_NEEDS_NORMS | DIMFIT_NEEDS_BASES)) != 0)
+        mode |= GATHER_MOMENTS;
+    if ((needs & DIMFIT_NEEDS_LOOKUPS) != 0)
+        mode |= GATHER_LOOKUPS;
+    return mode;
+}
+
 void search_begin_planning(struct coordinator *c) {
     struct search *const s = &c->search;
     if (s->phase == PHASE_SCORING)
@@ -143,7 +162,7 @@ void search_begin_planning(struct coordinator *c) {
     search_enter(c, PHASE_PLANNING);
     if (s->plan_only || !s->freeze)
         search_broadcast(c, WIRE_SCORE_STOP, s->id);
-    const struct wire_header gather = {.kind = WIRE_GATHER, .mode = GATHER_SCORES | GATHER_MOMENTS};
+    const struct wire_header gather = {.kind = WIRE_GATHER, .mode = gather_mode(c)};
     struct op *op = NULL;
     const dimfit_err err = op_start(c, &gather, NULL, 0, gathered, &op);
     if (err == DIMFIT_OK)
@@ -289,7 +308,8 @@ dimfit_err search_start(struct coordinator *c, const struct asker *asker, const 
         .phase = phase,
         .freeze = request.freeze,
         .plan_only = request.plan_only,
-        .moments = bases || request.plan.basis != BASIS_AXIS,
+        .moments = bases || (request.plan.basis != BASIS_AXIS &&
+                             (strategy->needs & DIMFIT_NEEDS_SCORES) != 0),
         .curvature = bases || request.plan.basis == BASIS_KFAC,
         .request = request.plan,
         .wanted = request.samples,

@@ -53,6 +53,7 @@ void shard_destroy(struct shard **shard) {
     layout_destroy(&s->prepared_layout);
     section_list_fini(&s->sections);
     free(s->shrink.rules);
+    stats_destroy(&s->gather.stats);
     s->magic = 0;
     free(s);
     *shard = NULL;
@@ -323,4 +324,15 @@ void shard_command(struct shard *shard, const struct wire_header *command, const
     /* Every command tells where the search stands; so does every reply to a worker from now on. */
     shard->phase = command->phase;
     end_reply(shard, err, reply);
+}
+
+bool shard_due(struct shard *shard, struct shard_reply *reply) {
+    CHECK_OBJ_NOTNULL(shard, SHARD_MAGIC);
+    const struct wire_header gather = {.kind = WIRE_GATHER};
+    dimfit_err status;
+    begin_reply(&gather, reply);
+    if (!shard_gather_answer(shard, reply, &status))
+        return false;
+    end_reply(shard, status, reply);
+    return true;
 }

@@ -54,6 +54,7 @@ struct shard_options {
 struct shard_reply {
     struct wire_header header;
     size_t len; /* of the body asked for through the io; 0: no body */
+    bool later; /* of a command: nothing is to be sent now, shard_due() has it later */
 };
 
 /* layout is copied: the epoch, seed and slots to begin with. */
@@ -69,6 +70,12 @@ void shard_command(struct shard *shard, const struct wire_header *command, const
                    size_t len, struct shard_reply *reply);
 /* A message that was none: count it. */
 void shard_malformed(struct shard *shard);
+
+/* An answer that became due by shard_work(), for the coordinator: to be asked for after each slice
+ * until there is none. Gathering sums over the rows is answered so. The same request again, while
+ * it waits, is answered once; others that ask meanwhile wait for the same sums. A commit begins
+ * them anew, in the new layout; DISCARD does not concern them. */
+bool shard_due(struct shard *shard, struct shard_reply *reply);
 
 /* One slice of what is to be done between messages, well under 200 us. True: more is left. */
 bool shard_work(struct shard *shard);

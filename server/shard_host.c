@@ -72,6 +72,15 @@ static void host_evicted(void *self, uint32_t slot, const struct expired_row *ro
 /* ---- work between messages --------------------------------------------------------------------
  */
 
+static void send_reply(struct host *host, void *socket, const struct route *to,
+                       const struct shard_reply *reply) {
+    const bool with_body = host->has_body && reply->len > 0;
+    frames_send(socket, to, &reply->header, with_body ? &host->body : NULL);
+    if (host->has_body)
+        zmq_msg_close(&host->body);
+    host->has_body = false;
+}
+
 static bool can_work(const struct host *host) {
     return (host->evictions == NULL || eviction_log_ready(host->evictions)) &&
            (host->spill == NULL || spill_end_ready(host->spill));
@@ -81,6 +90,9 @@ static void work(struct host *host) {
     if (host->shard == NULL || !shard_has_work(host->shard) || !can_work(host))
         return;
     (void)shard_work(host->shard);
+    struct shard_reply reply;
+    while (shard_due(host->shard, &reply))
+        send_reply(host, host->coordinator, NULL, &reply);
     host->worked_us = zclock_usecs();
 }
 
@@ -91,15 +103,6 @@ static void work_its_share(struct host *host) {
 }
 
 /* ---- messages -------------------------------------------------------------------------------- */
-
-static void send_reply(struct host *host, void *socket, const struct route *to,
-                       const struct shard_reply *reply) {
-    const bool with_body = host->has_body && reply->len > 0;
-    frames_send(socket, to, &reply->header, with_body ? &host->body : NULL);
-    if (host->has_body)
-        zmq_msg_close(&host->body);
-    host->has_body = false;
-}
 
 static void serve_workers(struct host *host) {
     struct frames in;
@@ -198,7 +201,8 @@ static void hear_coordinator(struct host *host) {
             host->stop = true;
         } else if (host->shard != NULL && !in.header.reply) {
             shard_command(host->shard, &in.header, body, len, &reply);
-            send_reply(host, host->coordinator, NULL, &reply);
+            if (!reply.later)
+                send_reply(host, host->coordinator, NULL, &reply);
         }
         frames_close(&in);
     }

@@ -24,6 +24,19 @@ struct shrink {
     struct expiry_walk walk; /* in the slot of rule figures.slots_done */
 };
 
+enum { GATHERS_MAX = 8 };
+
+/* Statistics that are added up in slices, for all who asked for them meanwhile. */
+struct gather {
+    size_t n;
+    uint64_t requests[GATHERS_MAX];
+    uint32_t mode; /* what any of them asked for */
+    struct export_walk walk;
+    struct stats *stats; /* NULL before the first slice */
+    bool done;           /* answers are due */
+    dimfit_err err;
+};
+
 struct shard {
     uint32_t magic;
     struct shard_io io;
@@ -49,6 +62,7 @@ struct shard {
     struct layout *prepared_layout;
 
     struct shrink shrink;
+    struct gather gather;
 
     struct section_list sections; /* reused by every request */
     struct shard_counters counters;
@@ -71,6 +85,13 @@ shard_handler shard_prepare, shard_commit, shard_discard, shard_shrink, shard_fo
 /* A shrink under way, and a slice of it. */
 bool shard_shrinks(const struct shard *shard);
 void shard_work_shrink(struct shard *shard);
+
+/* Slices of a gather, what begins it anew (another layout, more to sum up), and its answers, one by
+ * one: the reply's request, body and detail, and its status. */
+bool shard_gathers(const struct shard *shard);
+void shard_work_gather(struct shard *shard);
+void shard_gather_anew(struct shard *shard);
+bool shard_gather_answer(struct shard *shard, struct shard_reply *reply, dimfit_err *status);
 
 /* Ask the io for the reply's body; NOMEM with a detail when there is none. */
 dimfit_err shard_body(struct shard *shard, size_t len, struct shard_reply *reply,

@@ -70,75 +70,6 @@ dimfit_err shard_score_stop(struct shard *shard, const struct shard_message *in,
     return DIMFIT_OK;
 }
 
-static dimfit_err figures_collect(struct shard *shard, struct shard_figures *out) {
-    struct shard_figures f = {
-        .epoch = shard->layout->epoch,
-        .shrink = shard->shrink.figures,
-        .counters = shard->counters,
-    };
-    f.counters.clients = sessions_count(shard->sessions);
-    f.counters.dense_tables = dense_count(shard->dense);
-    f.counters.dense_bytes = dense_bytes(shard->dense);
-    f.counters.score_steps = score_steps(shard->score);
-    f.counters.score_samples = score_samples(shard->score);
-    f.counters.score_bytes = score_bytes(shard->score);
-    if (shard->io.process != NULL)
-        shard->io.process(shard->io.self, &f.process);
-    f.slots = calloc(shard->layout->n_slots + 1, sizeof *f.slots);
-    if (f.slots == NULL)
-        return DIMFIT_ERR_NOMEM;
-    for (size_t i = 0; i < shard->layout->n_slots; i++) {
-        const uint32_t id = shard->layout->slots[i].id;
-        const struct table_slot *const slot = table_find(shard->table, id);
-        base_assert(slot != NULL);
-        const struct table_figures table = table_slot_figures(slot);
-        f.counters.keys_pending += table.keys_pending;
-        f.slots[f.n_slots++] = (struct slot_figures){.slot = id, .table = table};
-    }
-    *out = f;
-    return DIMFIT_OK;
-}
-
-static dimfit_err gather_figures(struct shard *shard, struct buf *buf) {
-    struct shard_figures figures;
-    const dimfit_err err = figures_collect(shard, &figures);
-    if (err != DIMFIT_OK)
-        return err;
-    shard_figures_encode(&figures, buf);
-    shard_figures_fini(&figures);
-    return DIMFIT_OK;
-}
-
-static dimfit_err gather_stats(struct shard *shard, uint32_t mode, struct buf *buf) {
-    struct stats *stats = NULL;
-    dimfit_err err = stats_new(shard->layout->epoch, &stats);
-    if (err == DIMFIT_OK && (mode & GATHER_MOMENTS) != 0)
-        err = table_settle(shard->table);
-    if (err == DIMFIT_OK)
-        err = table_export(shard->table, (mode & GATHER_MOMENTS) != 0, stats);
-    if (err == DIMFIT_OK && (mode & GATHER_SCORES) != 0)
-        err = score_export(shard->score, stats);
-    if (err == DIMFIT_OK)
-        stats_encode(stats, buf);
-    stats_destroy(&stats);
-    return err;
-}
-
-dimfit_err shard_gather(struct shard *shard, const struct shard_message *in,
-                        struct shard_reply *reply) {
-    struct buf buf;
-    buf_init(&buf);
-    const uint32_t mode = in->header->mode;
-    dimfit_err err = (mode & GATHER_FIGURES) != 0 ? gather_figures(shard, &buf)
-                                                  : gather_stats(shard, mode, &buf);
-    if (err == DIMFIT_OK)
-        err = shard_body_from(shard, &buf, reply);
-    else
-        err_set(&reply->header.detail, err, "no memory for the statistics");
-    buf_fini(&buf);
-    return err;
-}
-
 static void forget_prepared(struct shard *shard) {
     change_destroy(&shard->prepared_change);
     layout_destroy(&shard->prepared_layout);
@@ -226,6 +157,7 @@ static void take_layout(struct shard *shard, const struct change *change) {
         layout_destroy(&shard->layout);
     shard->layout = shard->prepared_layout;
     shard->prepared_layout = NULL;
+    shard_gather_anew(shard);
 }
 
 /* Second step: switch. Rows move from now on, in slices. Repeated after success it is done already.

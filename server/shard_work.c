@@ -8,7 +8,7 @@ static void work_moving(struct shard *shard) {
 }
 
 bool shard_has_work(const struct shard *shard) {
-    return table_in_motion(shard->table) || shard_shrinks(shard);
+    return table_in_motion(shard->table) || shard_gathers(shard) || shard_shrinks(shard);
 }
 
 /* Whatever else there is waits for rows to stand still. */
@@ -16,6 +16,8 @@ bool shard_work(struct shard *shard) {
     CHECK_OBJ_NOTNULL(shard, SHARD_MAGIC);
     if (table_in_motion(shard->table))
         work_moving(shard);
+    else if (shard_gathers(shard))
+        shard_work_gather(shard);
     else if (shard_shrinks(shard))
         shard_work_shrink(shard);
     return shard_has_work(shard);

@@ -32,8 +32,8 @@ static bool is_name(const char *name) {
 /* In the order that makes each field safe to read: magic, then the versions that say what the rest
  * means, then the size that says it is there. */
 dimfit_err strategy_check(const struct dimfit_strategy *s, struct err_detail *detail) {
-    const uint32_t known = DIMFIT_NEEDS_SCORES | DIMFIT_NEEDS_NORMS | DIMFIT_NEEDS_TRIALS |
-                           DIMFIT_NEEDS_BASES;
+    const uint32_t known = DIMFIT_NEEDS_SCORES | DIMFIT_NEEDS_NORMS | DIMFIT_NEEDS_SPECTRUM |
+                           DIMFIT_NEEDS_LOOKUPS | DIMFIT_NEEDS_TRIALS | DIMFIT_NEEDS_BASES;
     if (s == NULL)
         return err_set(detail, DIMFIT_ERR_PLUGIN, "dimfit_strategy() returned no descriptor");
     if (s->magic != DIMFIT_STRATEGY_MAGIC)

@@ -98,8 +98,24 @@ struct table_row {
 };
 bool table_row(const struct table_slot *slot, uint64_t feasign, struct table_row *out);
 
-/* Append every slot with search: true to stats, with its sums over rows if moments. */
-dimfit_err table_export(const struct table *table, bool moments, struct stats *stats) MUST_CHECK;
+/* What is added up of the rows: nothing but how many there are, their show counts too, or all that
+ * struct slot_stats has of them. */
+enum table_sums { TABLE_ROWS, TABLE_LOOKUPS, TABLE_MOMENTS };
+
+/* Append every slot with search: true to stats, with these sums. */
+dimfit_err table_export(const struct table *table, enum table_sums sums,
+                        struct stats *stats) MUST_CHECK;
+
+/* The same in slices of some 50 us, as long as *more is set: a zeroed walk begins. Rows stand still
+ * while a moment is summed up (table_in_motion()), but may come, change and go between slices: each
+ * is counted as it was when the walk came by, and a slot's `rows` are those counted. A slot that is
+ * added behind the walk is left out. Widths must not change before the end. */
+struct export_walk {
+    uint32_t slot, row; /* where it goes on */
+    bool inside;        /* it has begun with the slot */
+};
+dimfit_err table_export_slice(const struct table *table, enum table_sums sums,
+                              struct export_walk *walk, struct stats *stats, bool *more) MUST_CHECK;
 
 /* ---- layout changes (table_change.c) ---- */
 

@@ -57,44 +57,100 @@ static void mirror(double *matrix, size_t w) {
     }
 }
 
-static dimfit_err export_moments(const struct table_slot *slot, struct slot_stats *to) {
+/* Rows of a slice: a row costs its share of two products of matrices, and some fixed work. */
+static uint32_t slice_rows(enum table_sums sums, size_t w) {
+    const size_t work = 300000;
+    const size_t row = sums == TABLE_MOMENTS ? w * w + 64 : 16;
+    return row < work ? (uint32_t)(work / row) : 1;
+}
+
+static dimfit_err add_moments(const struct table_slot *slot, uint32_t first, uint32_t end,
+                              struct slot_stats *to) {
     const size_t values = (size_t)BLOCK_ROWS * to->width;
-    double *const memory = malloc(2 * values * sizeof *memory);
+    double *const memory = malloc((2 * values + 1) * sizeof *memory);
     if (memory == NULL)
         return DIMFIT_ERR_NOMEM;
     struct block block = {memory, memory + values, 0};
-    for (uint32_t first = 0; first < slot->rows; first += BLOCK_ROWS) {
-        const uint32_t left = slot->rows - first;
-        const uint32_t n = left < BLOCK_ROWS ? left : BLOCK_ROWS;
+    for (; first < end; first += BLOCK_ROWS) {
+        const uint32_t n = end - first < BLOCK_ROWS ? end - first : BLOCK_ROWS;
         to->lookups += block_fill(slot, first, first + n, &block);
-        block_sum(&block, to);
+        to->rows += block.n;
+        if (to->width > 0)
+            block_sum(&block, to);
     }
-    mirror(to->second, to->width);
-    mirror(to->looked_second, to->width);
     free(memory);
     return DIMFIT_OK;
 }
 
-dimfit_err table_export(const struct table *table, bool moments, struct stats *stats) {
-    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+static void add_lookups(const struct table_slot *slot, uint32_t first, uint32_t end,
+                        struct slot_stats *to) {
+    for (uint32_t row = first; row < end; row++) {
+        if (row_is_free(slot, row))
+            continue;
+        to->lookups += shows_of(slot, row);
+        to->rows++;
+    }
+}
+
+/* The slot that the walk is in, or the next one that a search looks at; NULL at the end. */
+static const struct table_slot *walk_slot(const struct table *table,
+                                          const struct export_walk *walk) {
     for (size_t i = 0; i < table->n_slots; i++) {
         const struct table_slot *const slot = table->slots[i];
-        if (!slot->spec.search)
-            continue;
-        struct slot_stats *const to = stats_add_slot(stats, slot->spec.id, slot->spec.width,
-                                                     moments);
-        if (to == NULL)
-            return DIMFIT_ERR_NOMEM;
-        to->rows = slot_stored(slot);
-        base_assert(!moments || slot->motion == NULL || slot->motion->next == slot->rows);
-        if (moments && to->width > 0) {
-            const dimfit_err err = export_moments(slot, to);
-            if (err != DIMFIT_OK)
-                return err;
-            continue;
-        }
-        for (uint32_t row = 0; row < slot->rows; row++)
-            to->lookups += row_is_free(slot, row) ? 0 : shows_of(slot, row);
+        if (slot->spec.search && slot->spec.id >= walk->slot)
+            return slot;
     }
+    return NULL;
+}
+
+/* False behind the last slot that there can be. */
+static bool leave_slot(struct export_walk *walk, const struct table_slot *slot) {
+    *walk = (struct export_walk){.slot = slot->spec.id + 1};
+    return walk->slot > 0;
+}
+
+dimfit_err table_export_slice(const struct table *table, enum table_sums sums,
+                              struct export_walk *walk, struct stats *stats, bool *more) {
+    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
+    const struct table_slot *const slot = walk_slot(table, walk);
+    *more = slot != NULL;
+    if (slot == NULL)
+        return DIMFIT_OK;
+    if (!walk->inside &&
+        stats_add_slot(stats, slot->spec.id, slot->spec.width, sums == TABLE_MOMENTS) == NULL)
+        return DIMFIT_ERR_NOMEM;
+    walk->slot = slot->spec.id;
+    walk->inside = true;
+    struct slot_stats *const to = &stats->slots[stats->n_slots - 1];
+    base_assert(to->slot == slot->spec.id && to->width == slot->spec.width);
+    base_assert(sums != TABLE_MOMENTS || slot->motion == NULL || slot->motion->next == slot->rows);
+    if (sums == TABLE_ROWS) {
+        to->rows = slot_stored(slot);
+        *more = leave_slot(walk, slot);
+        return DIMFIT_OK;
+    }
+    const uint32_t left = slot->rows - walk->row, most = slice_rows(sums, to->width);
+    const uint32_t end = walk->row + (left < most ? left : most);
+    dimfit_err err = DIMFIT_OK;
+    if (sums == TABLE_MOMENTS)
+        err = add_moments(slot, walk->row, end, to);
+    else
+        add_lookups(slot, walk->row, end, to);
+    walk->row = end;
+    if (err != DIMFIT_OK || end < slot->rows)
+        return err;
+    if (sums == TABLE_MOMENTS) {
+        mirror(to->second, to->width);
+        mirror(to->looked_second, to->width);
+    }
+    *more = leave_slot(walk, slot);
     return DIMFIT_OK;
+}
+
+dimfit_err table_export(const struct table *table, enum table_sums sums, struct stats *stats) {
+    struct export_walk walk = {0};
+    dimfit_err err = DIMFIT_OK;
+    for (bool more = true; more && err == DIMFIT_OK;)
+        err = table_export_slice(table, sums, &walk, stats, &more);
+    return err;
 }

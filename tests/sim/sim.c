@@ -240,9 +240,22 @@ static void shard_answer(struct sim *sim, int node, const struct message *m) {
         shard_command(shard, &m->header, m->body, m->len, &reply);
     else
         shard_request(shard, &m->header, m->body, m->len, &reply);
+    if (reply.later)
+        return;
     post(sim, node, m->from, &reply.header, sim->body, reply.len);
     free(sim->body);
     sim->body = NULL;
+}
+
+/* A slice between messages, and what became due by it. */
+static void shard_slice(struct sim *sim, size_t i) {
+    struct shard_reply reply;
+    (void)shard_work(sim->shards[i]);
+    while (shard_due(sim->shards[i], &reply)) {
+        post(sim, NODE_SHARD + (int)i, NODE_COORDINATOR, &reply.header, sim->body, reply.len);
+        free(sim->body);
+        sim->body = NULL;
+    }
 }
 
 static void shard_begin(struct sim *sim, int node, const struct message *m) {
@@ -332,14 +345,14 @@ static bool deliver_one(struct sim *sim) {
     return true;
 }
 
-/* A shard with work between messages, drawn; NULL: none has any. */
-static struct shard *busy_shard(struct sim *sim) {
-    struct shard *pick = NULL;
+/* A shard with work between messages, drawn; SIZE_MAX: none has any. */
+static size_t busy_shard(struct sim *sim) {
+    size_t pick = SIZE_MAX;
     uint64_t n = 0;
     for (size_t i = 0; i < sim->options.shards; i++) {
         if (sim->shards[i] != NULL && !sim->idle[i] && shard_has_work(sim->shards[i]) &&
             draw(sim) % ++n == 0)
-            pick = sim->shards[i];
+            pick = i;
     }
     return pick;
 }
@@ -374,14 +387,14 @@ static void settle(struct sim *sim) {
         fail_somewhere(sim);
         if (sim->dead)
             plan_job_destroy(&sim->job);
-        struct shard *const busy = busy_shard(sim);
+        const size_t busy = busy_shard(sim);
         if (sim->job != NULL && draw(sim) % 4 == 0) {
             struct plan_job *job = sim->job;
             sim->job = NULL;
             plan_job_run(job);
             coordinator_planned(sim->coordinator, &job);
-        } else if (busy != NULL && (sim->head == NULL || draw(sim) % 2 == 0)) {
-            (void)shard_work(busy);
+        } else if (busy != SIZE_MAX && (sim->head == NULL || draw(sim) % 2 == 0)) {
+            shard_slice(sim, busy);
         } else if (!deliver_one(sim) && sim->job == NULL) {
             return;
         }

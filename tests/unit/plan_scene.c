@@ -242,6 +242,12 @@ void scene_refuses(const struct scene *s, dimfit_err err, const char *what) {
     assert_null(plan);
 }
 
+bool scene_suits(const struct scene *s) {
+    const struct dimfit_strategy *const strategy = strategies_find(s->strategies,
+                                                                   s->request.strategy);
+    return s->request.basis != BASIS_AXIS || (strategy->needs & DIMFIT_NEEDS_SPECTRUM) == 0;
+}
+
 void scene_use(struct scene *s, const char *strategy) {
     memset(s->request.strategy, 0, sizeof s->request.strategy);
     memcpy(s->request.strategy, strategy, strlen(strategy));

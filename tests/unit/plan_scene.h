@@ -51,6 +51,8 @@ size_t scene_answer(const struct scene *s, struct trials *trials);
 struct plan *scene_plan(const struct scene *s);
 void scene_refuses(const struct scene *s, dimfit_err err, const char *what);
 
+/* The strategy takes the basis that is asked for. */
+bool scene_suits(const struct scene *s);
 void scene_use(struct scene *s, const char *strategy);
 void scene_give(struct scene *s, const char *options);
 

@@ -20,6 +20,8 @@ static void every_strategy_stays_within_budget_and_floors(void **state) {
                 s->request.basis = (bits & 1) != 0 ? BASIS_AXIS : BASIS_ROTATED;
                 s->request.rank = (bits & 2) != 0 ? RANK_DENSITY : RANK_SCORE;
                 s->request.min_dim = (bits & 4) != 0 ? 0 : 1;
+                if (!scene_suits(s))
+                    continue;
                 struct plan *plan = scene_plan(s);
                 scene_check_sums(s, plan);
                 assert_true(percent < 100 || plan->params_after == plan->params_before);
@@ -161,6 +163,32 @@ static void frequency_by_power_follows_the_rows(void **state) {
     plan_destroy(&plan);
 }
 
+/* Every unit kept has a larger eigenvalue than any dropped that costs as much or less. */
+static void spectrum_keeps_the_largest_eigenvalues(void **state) {
+    struct scene *const s = *state;
+    scene_use(s, "spectrum");
+    for (int b = BASIS_ROTATED; b <= BASIS_KFAC; b++) {
+        s->request.basis = (enum basis)b;
+        s->request.count = COUNT_DIMS;
+        s->request.min_dim = 0;
+        struct plan *plan = scene_plan(s);
+        double kept = INFINITY, dropped = 0;
+        for (size_t i = 0; i < SLOTS; i++) {
+            for (size_t k = 0; k < s->widths[i]; k++) {
+                const double value = plan->slots[i].eigenvalue[k];
+                if (plan->slots[i].keep[k])
+                    kept = fmin(kept, value);
+                else
+                    dropped = fmax(dropped, value);
+            }
+        }
+        assert_true(kept >= dropped && dropped > 0);
+        plan_destroy(&plan);
+    }
+    s->request.basis = BASIS_AXIS;
+    scene_refuses(s, DIMFIT_ERR_INVALID, "eigenvalues of a fitted basis");
+}
+
 static void options_are_checked_by_name(void **state) {
     struct scene *const s = *state;
     scene_use(s, "frequency");
@@ -265,6 +293,7 @@ int main(void) {
         PLAN_TEST(magnitude_keeps_the_longest_columns),
         PLAN_TEST(frequency_spreads_the_ladder_over_the_ranking),
         PLAN_TEST(frequency_by_power_follows_the_rows),
+        PLAN_TEST(spectrum_keeps_the_largest_eigenvalues),
         PLAN_TEST(options_are_checked_by_name),
         PLAN_TEST(an_answer_that_breaks_the_rules_is_refused),
     };

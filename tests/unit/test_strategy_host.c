@@ -214,8 +214,9 @@ static void a_name_belongs_to_the_first_file_that_claims_it(void **state) {
 }
 
 static void the_shipped_strategies_load_in_name_order(void **state) {
-    static const char *const names[] = {"auto",     "frequency", "hpo",   "magnitude", "mask",
-                                        "measured", "random",    "sseds", "uniform"};
+    static const char *const names[] = {"auto",  "frequency", "hpo",    "magnitude",
+                                        "mask",  "measured",  "random", "spectrum",
+                                        "sseds", "uniform"};
     struct strategies *all = load(STRATEGIES_BUILT);
     assert_int_equal(strategies_refused(all), 0);
     assert_int_equal(strategies_count(all), ARRAY_LEN(names));
