@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 enum {
     END_MAGIC = 0x5350454e,
@@ -282,6 +283,7 @@ static void run(struct writer *w, zsock_t *pipe) {
 }
 
 static dimfit_err begin(struct writer *w) {
+    (void)mkdir(w->folder, 0700); /* there already, or the file can't be made either */
     const int fd = file_open(w->folder);
     if (fd < 0)
         return err_set(w->detail, DIMFIT_ERR_IO,
