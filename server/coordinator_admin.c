@@ -59,6 +59,8 @@ static json_t *strategies_json(const struct coordinator *c) {
             json_array_append_new(needs, json_string("lookups"));
         if ((s->needs & DIMFIT_NEEDS_TRIALS) != 0)
             json_array_append_new(needs, json_string("trials"));
+        if ((s->needs & DIMFIT_NEEDS_BASES) != 0)
+            json_array_append_new(needs, json_string("bases"));
         json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:o}", "name", s->name, "version",
                                               s->version, "summary", s->summary, "needs", needs));
     }

@@ -15,7 +15,11 @@
 
 #pragma GCC optimize("O3") /* see kernel.h */
 
-enum { POLL_MS = 1000 }; /* for who does not wait */
+enum {
+    POLL_MS = 1000, /* for who does not wait */
+    HELD_MS = 2000, /* an answer that the coordinator holds back is here by then */
+    PAUSE_MS = 20,
+};
 
 /* One slot's rows in one view: out = r A + b or, A NULL, r with some coordinates zeroed. */
 struct trial_map {
@@ -132,6 +136,10 @@ static dimfit_err ask_trial(struct dimfit *c, const struct buf *report, uint64_t
     return make_trial(c, &reply, out);
 }
 
+static bool may_hold(const struct dimfit *c) {
+    return c->deadline_ms - client_now_ms() > HELD_MS;
+}
+
 dimfit_err dimfit_trial_next(struct dimfit *c, const struct dimfit_figures *done, int wait,
                              const struct dimfit_trial **out) {
     static const struct dimfit_trial later = {0}, none = {.over = 1};
@@ -151,9 +159,11 @@ dimfit_err dimfit_trial_next(struct dimfit *c, const struct dimfit_figures *done
     struct trial *trial = NULL;
     bool over = false, asked = false;
     err = buf_status(&report);
-    while (err == DIMFIT_OK && trial == NULL && !over &&
-           (!asked || (wait && client_now_ms() < c->deadline_ms))) {
-        err = ask_trial(c, &report, done != NULL && !asked ? done->samples : 0, wait != 0, &trial,
+    while (err == DIMFIT_OK && trial == NULL && !over && (!asked || (wait && may_hold(c)))) {
+        const bool hold = wait && may_hold(c);
+        if (wait && !hold)
+            client_sleep_ms(PAUSE_MS); /* a handle too hasty to be made to wait */
+        err = ask_trial(c, &report, done != NULL && !asked ? done->samples : 0, hold, &trial,
                         &over);
         buf_fini(&report); /* told once */
         asked = true;

@@ -255,6 +255,17 @@ def test_a_search_whose_trials_nobody_does_ends_in_an_error(standalone, connect,
     assert c.trial_next(wait=True) is None
 
 
+@pytest.mark.parametrize("timeout", [1, 3])
+def test_waiting_for_a_trial_ends_with_the_handles_limit(standalone, connect, world, timeout):
+    daemon = standalone(1, slots=slots())
+    c, idle = filled(daemon, connect, world), connect(daemon, timeout=timeout)
+    c.search(kappa=0.5, strategy="hpo", options="candidates=1", scoring_timeout=60)
+    assert c.trial_next(wait=True).number == 1
+    assert idle.trial_next(wait=True) is None  # the other one has the only trial
+    assert c.trial_next({"loss": 0.5, "whole_loss": 0.4, "samples": 9}, wait=True) is None
+    assert c.search_wait()["phase"] == "committed"
+
+
 def test_an_interrupted_search_goes_on_by_its_trials(start, config, connect, tmp_path, world, model):
     def coordinator(at="tcp://127.0.0.1:*"):
         return start(
