@@ -28,6 +28,7 @@ static void work_fini(struct plan_work *work) {
         basis_fini(&work->fitted[i].basis);
         free(work->fitted[i].norm);
         free(work->fitted[i].expected);
+        free(work->fitted[i].spectrum);
         free(work->fitted[i].squares);
     }
     free(work->fitted);

@@ -196,7 +196,9 @@ static struct dimfit_strategy_slot show_slot(const struct plan_work *work, size_
                  : f->expected != NULL                  ? f->expected
                                                         : s->s,
         .norm = f->norm,
-        .eigen = plan_needs(work, DIMFIT_NEEDS_SPECTRUM) ? s->eigenvalue : NULL,
+        .eigen = !plan_needs(work, DIMFIT_NEEDS_SPECTRUM) ? NULL
+                 : f->spectrum != NULL                    ? f->spectrum
+                                                          : s->eigenvalue,
     };
 }
 

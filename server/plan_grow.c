@@ -52,6 +52,13 @@ static dimfit_err offer(struct plan_work *work, struct plan_slot *s, struct plan
         if (!expect(s->s, s->before, s->room, f->expected))
             s->room = 0;
     }
+    if (plan_needs(work, DIMFIT_NEEDS_SPECTRUM) && s->eigenvalue != NULL) {
+        f->spectrum = calloc(dim, sizeof *f->spectrum);
+        if (f->spectrum == NULL)
+            return plan_nomem(work);
+        if (!expect(s->eigenvalue, s->before, s->room, f->spectrum))
+            s->room = 0;
+    }
     if (f->norm != NULL) {
         memcpy(norm, f->norm, s->before * sizeof *norm);
         if (!expect(norm, s->before, s->room, f->norm))

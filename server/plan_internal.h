@@ -13,6 +13,7 @@ struct plan_fitted {
     struct basis_fit basis;         /* zeroed in the axis basis */
     double *norm;                   /* NULL unless the strategy needs it */
     double *expected; /* [before + room] what units are worth in a search with growth; else NULL */
+    double *spectrum; /* the same of eigenvalues, where the strategy needs them */
     double *
         squares; /* sum over steps of g squared; NULL unless the estimator is of the second order */
 };
