@@ -68,15 +68,17 @@ static dimfit_err take_matrices(struct recast *r, const struct change_slot *slot
         return DIMFIT_OK;
     }
     dimfit_err err = move_matrix_init(&r->T, slot->T, slot->shift, false, wide, kept);
-    if (err == DIMFIT_OK)
-        err = move_matrix_init(&r->N, slot->N, NULL, false, wide, kept);
+    if (err == DIMFIT_OK && r->back && (r->N_back = transposed(slot->N, wide, kept, false)) == NULL)
+        err = DIMFIT_ERR_NOMEM;
+    if (err != DIMFIT_OK || !r->sides_move)
+        return err;
+    err = move_matrix_init(&r->N, slot->N, NULL, false, wide, kept);
     if (err == DIMFIT_OK)
         err = move_matrix_init(&r->squares, slot->N, NULL, true, wide, kept);
     if (err != DIMFIT_OK || !r->back)
         return err;
-    r->N_back = transposed(slot->N, wide, kept, false);
     r->squares_back = transposed(slot->N, wide, kept, true);
-    return r->N_back != NULL && r->squares_back != NULL ? DIMFIT_OK : DIMFIT_ERR_NOMEM;
+    return r->squares_back != NULL ? DIMFIT_OK : DIMFIT_ERR_NOMEM;
 }
 
 dimfit_err recast_init(struct recast *recast, const struct change *change,

@@ -22,11 +22,11 @@ struct recast_part {
 
 struct recast {
     bool back;
-    uint32_t before, after;     /* widths of the rows given and made */
-    uint32_t wide, kept, added; /* the change, forth: from `wide` to kept + added */
-    uint16_t *keep;             /* [kept]; NULL when dense */
-    struct move_matrix T, N, squares;
-    double *N_back, *squares_back; /* [kept][wide], of a dense change that is undone */
+    uint32_t before, after;           /* widths of the rows given and made */
+    uint32_t wide, kept, added;       /* the change, forth: from `wide` to kept + added */
+    uint16_t *keep;                   /* [kept]; NULL when dense */
+    struct move_matrix T, N, squares; /* N, squares: where sides move */
+    double *N_back, *squares_back;    /* [kept][wide], of a dense change that is undone */
     bool drawn;
     uint64_t seed;                 /* of what is drawn, */
     struct layout_slot after_spec; /* from this layout; a copy */

@@ -45,6 +45,7 @@ void table_destroy(struct table **table) {
     for (size_t i = 0; i < t->n_slots; i++)
         slot_free(t->slots[i]);
     free(t->slots);
+    free(t->read);
     t->magic = 0;
     free(t);
     *table = NULL;
@@ -404,7 +405,8 @@ bool table_row(const struct table_slot *slot, uint64_t feasign, struct table_row
                                            : motion_read_side(slot, row, feasign);
     const struct row_counters counters = counters_read(retention, side);
     *out = (struct table_row){
-        .values = m == NULL ? slot_values(slot, row) : motion_values(slot, row, feasign, m->read),
+        .values = m == NULL ? slot_values(slot, row)
+                            : motion_values(slot, row, feasign, slot->table->read),
         .state = (const float *)side + counters_cells(retention),
         .shows = counters.shows,
         .clicks = counters.clicks,

@@ -168,7 +168,9 @@ static dimfit_err make_starts(struct table *table, const struct change *change,
         const struct change_slot *const part = &change->slots[i];
         const struct layout_slot *const spec = layout_find(layout, part->id);
         starts[i].slot = table_find(table, part->id);
-        err = table_spec_copy(spec, &starts[i].spec);
+        err = motion_reserve_read(table, spec->width);
+        if (err == DIMFIT_OK)
+            err = table_spec_copy(spec, &starts[i].spec);
         if (err == DIMFIT_OK)
             err = motion_new(starts[i].slot, change, part, spec, table->keep && change->undoes == 0,
                              &starts[i].motion);

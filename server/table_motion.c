@@ -63,8 +63,6 @@ void motion_destroy(struct motion **motion) {
     slab_fini(&m->values);
     slab_fini(&m->sides);
     free(m->ahead);
-    free(m->read);
-    free(m->read_side);
     free(m);
     *motion = NULL;
 }
@@ -84,12 +82,10 @@ dimfit_err motion_new(const struct table_slot *slot, const struct change *change
         m->born_found = m->saved == NULL ||
                         (slot->rows == m->saved->rows && m->saved->n_reused == 0);
         m->ahead = bits_new(slot->rows);
-        m->read = calloc((size_t)WALK_BLOCK * r->after + 1, sizeof *m->read);
-        m->read_side = calloc(r->side_after + 1, sizeof *m->read_side);
         index_init(&m->places, slot->spec.id);
         slab_init(&m->values, r->after);
         slab_init(&m->sides, r->sides_move ? r->side_after : 0);
-        if (m->ahead == NULL || m->read == NULL || m->read_side == NULL)
+        if (m->ahead == NULL)
             err = DIMFIT_ERR_NOMEM;
     }
     if (err != DIMFIT_OK) {
@@ -123,6 +119,18 @@ void motion_begin(struct table_slot *slot, struct motion *motion, struct layout_
     slot_sinks_init(slot);
     slot->former = motion->from;
     slot->motion = motion;
+}
+
+dimfit_err motion_reserve_read(struct table *table, uint32_t width) {
+    if (table->read != NULL && width <= table->read_width)
+        return DIMFIT_OK;
+    /* Rows without width have an address, too. */
+    float *const read = realloc(table->read, ((size_t)WALK_BLOCK * width + 1) * sizeof *read);
+    if (read == NULL)
+        return DIMFIT_ERR_NOMEM;
+    table->read = read;
+    table->read_width = width;
+    return DIMFIT_OK;
 }
 
 /* ---- rows ------------------------------------------------------------------------------------ */
@@ -197,8 +205,8 @@ const uint32_t *motion_read_side(const struct table_slot *slot, uint32_t row, ui
     const struct motion *const m = slot->motion;
     if (!m->recast.sides_move || motion_is_home(m, row) || motion_is_ahead(m, row))
         return motion_side(slot, row);
-    read_side(slot, row, (uint32_t *)m->read_side);
-    return (const uint32_t *)m->read_side;
+    read_side(slot, row, slot->table->read_side);
+    return slot->table->read_side;
 }
 
 static uint32_t place_new(struct motion *m, uint32_t row) {

@@ -52,8 +52,6 @@ struct motion {
     uint32_t n_places;
     struct index places; /* row number -> place */
     struct slab values, sides;
-    float *read;      /* [WALK_BLOCK][recast.after] */
-    float *read_side; /* [recast.side_after] */
 };
 
 static inline bool bit_is_set(const uint64_t *bits, uint32_t i) {
@@ -83,6 +81,9 @@ void motion_destroy(struct motion **motion);
 /* From now on the slot has the width of `spec`, which it takes. Nothing fails. */
 void motion_begin(struct table_slot *slot, struct motion *motion, struct layout_slot *spec,
                   uint64_t epoch);
+
+/* Room for table->read, of rows of this width. */
+dimfit_err motion_reserve_read(struct table *table, uint32_t width) MUST_CHECK;
 
 /* See to it that n rows can be put ahead. */
 dimfit_err motion_reserve(struct table_slot *slot, uint64_t n) MUST_CHECK;

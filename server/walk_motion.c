@@ -54,7 +54,7 @@ static void place_rows(struct walk *walk, struct walk_block *block, const uint32
         }
         if (walk->grow != NULL && !motion_is_home(m, row) && !motion_is_ahead(m, row))
             motion_put_ahead(walk->grow, row, key);
-        block->values[i] = motion_values(slot, row, key, m->read + i * m->recast.after);
+        block->values[i] = motion_values(slot, row, key, slot->table->read + i * m->recast.after);
         if (walk->grow != NULL)
             block->sides[i] = motion_side(slot, row);
     }
