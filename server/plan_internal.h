@@ -18,6 +18,10 @@ struct plan_fitted {
         squares; /* sum over steps of g squared; NULL unless the estimator is of the second order */
 };
 
+static inline bool plan_is_fitted(const struct plan_fitted *f) {
+    return f->basis.encode != NULL;
+}
+
 struct plan_work {
     struct plan *plan;
     struct plan_fitted *fitted; /* [plan->n_slots] */
@@ -37,6 +41,11 @@ dimfit_err plan_nomem(const struct plan_work *work);
 
 /* Does the strategy need this (DIMFIT_NEEDS_*)? */
 bool plan_needs(const struct plan_work *work, uint32_t what);
+
+/* Fill in g and s of every slot by the request's estimator. Errors as of plan_make(). */
+dimfit_err plan_score(struct plan_work *work) MUST_CHECK;
+/* Past the choice: what was negative is worth nothing, and shares add up to 1. */
+void plan_take_shares(struct plan *plan);
 
 /* Let the strategy decide, check its answer whatever it did, and fill in keep and costs. The slots,
  * their scores and norms are there. Errors as of plan_make(). */
