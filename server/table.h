@@ -163,8 +163,6 @@ dimfit_err table_change_check(struct table *table, const struct change *change,
 /* A slice of moving, of about `budget` nanoseconds. False: all rows are where they belong. It may
  * do nothing for want of memory, or while rows can't be spilled. */
 bool table_move(struct table *table, size_t budget);
-/* All of it now, a pause: only old memory may yet have to go. NOMEM: some rows have yet to move. */
-dimfit_err table_settle(struct table *table) MUST_CHECK;
 bool table_in_motion(const struct table *table);
 
 struct table_figures table_slot_figures(const struct table_slot *slot);

@@ -168,7 +168,8 @@ static dimfit_err make_starts(struct table *table, const struct change *change,
         const struct change_slot *const part = &change->slots[i];
         const struct layout_slot *const spec = layout_find(layout, part->id);
         starts[i].slot = table_find(table, part->id);
-        err = motion_reserve_read(table, spec->width);
+        const uint32_t before = starts[i].slot->spec.width;
+        err = motion_reserve_read(table, before > spec->width ? before : spec->width);
         if (err == DIMFIT_OK)
             err = table_spec_copy(spec, &starts[i].spec);
         if (err == DIMFIT_OK)

@@ -125,7 +125,7 @@ dimfit_err motion_reserve_read(struct table *table, uint32_t width) {
     if (table->read != NULL && width <= table->read_width)
         return DIMFIT_OK;
     /* Rows without width have an address, too. */
-    float *const read = realloc(table->read, ((size_t)WALK_BLOCK * width + 1) * sizeof *read);
+    float *const read = realloc(table->read, (3 * (size_t)WALK_BLOCK * width + 1) * sizeof *read);
     if (read == NULL)
         return DIMFIT_ERR_NOMEM;
     table->read = read;
@@ -217,14 +217,35 @@ static uint32_t place_new(struct motion *m, uint32_t row) {
     return place;
 }
 
-void motion_put_ahead(struct table_slot *slot, uint32_t row, uint64_t feasign) {
+float *motion_place_ahead(struct table_slot *slot, uint32_t row) {
     struct motion *const m = slot->motion;
     base_assert(!motion_is_home(m, row) && !motion_is_ahead(m, row));
-    const uint32_t place = m->n_places;
-    read_values(slot, row, feasign, slab_row(&m->values, place));
     if (m->recast.sides_move)
-        read_side(slot, row, slab_row(&m->sides, place));
-    (void)place_new(m, row);
+        read_side(slot, row, slab_row(&m->sides, m->n_places));
+    return slab_row(&m->values, place_new(m, row));
+}
+
+void motion_put_ahead(struct table_slot *slot, uint32_t row, uint64_t feasign) {
+    read_values(slot, row, feasign, motion_place_ahead(slot, row));
+}
+
+/* Gathered first: the kernels take many rows at a time for little more than one. */
+void motion_read(const struct table_slot *slot, const uint32_t *rows, const uint64_t *feasigns,
+                 size_t n) {
+    const struct motion *const m = slot->motion;
+    const struct table *const table = slot->table;
+    const size_t before = m->recast.before, after = m->recast.after;
+    const size_t room = (size_t)WALK_BLOCK * table->read_width;
+    float *const now = table->read + room, *const was = now + room;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(now + i * before, slab_row(&m->from->values, rows[i]), before * sizeof *now);
+        float *const to = was + i * after;
+        const float *const saved = saved_values(slot, rows[i], feasigns[i], to);
+        if (saved != NULL && saved != to)
+            memcpy(to, saved, after * sizeof *to);
+    }
+    const struct move_run run = {now, table->read, before, after, n};
+    recast_values(&m->recast, &run, m->saved != NULL ? was : NULL);
 }
 
 void motion_put_new(struct table_slot *slot, uint32_t row) {

@@ -82,7 +82,7 @@ void motion_destroy(struct motion **motion);
 void motion_begin(struct table_slot *slot, struct motion *motion, struct layout_slot *spec,
                   uint64_t epoch);
 
-/* Room for table->read, of rows of this width. */
+/* Room for table->read, of rows of this width, before or after. */
 dimfit_err motion_reserve_read(struct table *table, uint32_t width) MUST_CHECK;
 
 /* See to it that n rows can be put ahead. */
@@ -93,8 +93,13 @@ dimfit_err motion_reserve(struct table_slot *slot, uint64_t n) MUST_CHECK;
 float *motion_values(const struct table_slot *slot, uint32_t row, uint64_t feasign, float *read);
 /* The side of a row, wherever it stands; of a row behind its counters alone mean something. */
 uint32_t *motion_side(const struct table_slot *slot, uint32_t row);
+/* Rows behind, n <= WALK_BLOCK, as the change makes them: side by side in table->read. */
+void motion_read(const struct table_slot *slot, const uint32_t *rows, const uint64_t *feasigns,
+                 size_t n);
 /* Put a row that is behind ahead. Within what was reserved. */
 void motion_put_ahead(struct table_slot *slot, uint32_t row, uint64_t feasign);
+/* The same, but for its values, which are to be filled in here: those of motion_read(). */
+float *motion_place_ahead(struct table_slot *slot, uint32_t row);
 /* A place for a row that is new: its values and side are to be filled in. */
 void motion_put_new(struct table_slot *slot, uint32_t row);
 /* The whole side of a row, optimizer state and all, for whoever looks a row up. */

@@ -230,24 +230,6 @@ bool table_move(struct table *table, size_t budget) {
     return table->n_moving > 0;
 }
 
-dimfit_err table_settle(struct table *table) {
-    CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
-    for (size_t i = 0; table->n_moving > 0 && i < table->n_slots; i++) {
-        struct table_slot *const slot = table->slots[i];
-        struct motion *const m = slot->motion;
-        while (m != NULL && !m->born_found) {
-            if (!find_born(slot))
-                return DIMFIT_ERR_NOMEM;
-        }
-        while (m != NULL && m->next < slot->rows) {
-            (void)hand_on_all(slot); /* or later */
-            if (sweep(slot, BLOCK_ROWS) == 0)
-                return DIMFIT_ERR_NOMEM;
-        }
-    }
-    return DIMFIT_OK;
-}
-
 bool table_in_motion(const struct table *table) {
     CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
     return table->n_moving > 0;

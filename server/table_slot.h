@@ -43,7 +43,7 @@ struct table {
     bool keep;      /* the rows before a change, so that it can be undone */
     const struct table_spill *spill;
     size_t n_moving, move_at; /* slots in motion, and where to look for the next */
-    float *read;              /* [WALK_BLOCK][read_width]: rows as a change will make them, */
+    float *read; /* 3 [WALK_BLOCK][read_width]: rows as a change will make them, and of what */
     uint32_t read_width;
     uint32_t read_side[RECAST_SIDE_MAX]; /* and a side */
     struct table_slot **slots;           /* ascending by id; a slot keeps its place in memory */

@@ -40,11 +40,42 @@ static void fetch_rows(const struct walk *walk, const struct walk_block *block,
     }
 }
 
+/* Rows that are read through the change, all of a block at once. */
+struct behind {
+    size_t n;
+    uint8_t at[WALK_BLOCK]; /* places in the block */
+    uint32_t rows[WALK_BLOCK];
+    uint64_t keys[WALK_BLOCK];
+};
+
+static void note_behind(struct walk *walk, struct walk_block *block, size_t i, uint32_t row,
+                        struct behind *behind) {
+    behind->at[behind->n] = (uint8_t)i;
+    behind->rows[behind->n] = row;
+    behind->keys[behind->n++] = walk_key(walk, block->first + i);
+    if (walk->grow != NULL)
+        block->values[i] = motion_place_ahead(walk->grow, row);
+}
+
+static void read_behind(struct walk *walk, struct walk_block *block, const struct behind *behind) {
+    const struct table_slot *const slot = walk->slot;
+    const size_t width = slot->motion->recast.after;
+    motion_read(slot, behind->rows, behind->keys, behind->n);
+    for (size_t j = 0; j < behind->n; j++) {
+        float *const read = slot->table->read + j * width,
+                     **const to = &block->values[behind->at[j]];
+        if (walk->grow != NULL)
+            memcpy(*to, read, width * sizeof *read);
+        else
+            *to = read;
+    }
+}
+
 static void place_rows(struct walk *walk, struct walk_block *block, const uint32_t *rows) {
     const struct table_slot *const slot = walk->slot;
     const struct motion *const m = slot->motion;
+    struct behind behind = {.n = 0};
     for (size_t i = 0; i < block->n; i++) {
-        const uint64_t key = walk_key(walk, block->first + i);
         const uint32_t row = rows[i];
         block->values[i] = NULL;
         if (row >= INDEX_PENDING) {
@@ -52,12 +83,15 @@ static void place_rows(struct walk *walk, struct walk_block *block, const uint32
                 walk_use_sink(walk, block, i);
             continue;
         }
-        if (walk->grow != NULL && !motion_is_home(m, row) && !motion_is_ahead(m, row))
-            motion_put_ahead(walk->grow, row, key);
-        block->values[i] = motion_values(slot, row, key, slot->table->read + i * m->recast.after);
+        if (motion_is_home(m, row) || motion_is_ahead(m, row))
+            block->values[i] = motion_values(slot, row, 0, NULL);
+        else
+            note_behind(walk, block, i, row, &behind);
         if (walk->grow != NULL)
             block->sides[i] = motion_side(slot, row);
     }
+    if (behind.n > 0)
+        read_behind(walk, block, &behind);
 }
 
 static void step(struct walk *walk) {
