@@ -250,7 +250,8 @@ static void carry_out(const struct order *order, bool drop) {
             log_error("shard", "cannot save rows before epoch %llu: %s; it can't be rolled back",
                       (unsigned long long)spill->epoch, strerror(errno));
         }
-        slab_chunk_free(order->chunk, order->bytes);
+        if (order->bytes != STOCK_CHUNK || !stock_give(order->chunk)) /* new rows want chunks */
+            slab_chunk_free(order->chunk, order->bytes);
         atomic_fetch_sub(&spill->waiting, order->bytes);
     }
     spill_release(spill);

@@ -10,7 +10,7 @@
 enum { PAGE = 4096 };
 
 static struct {
-    _Atomic(void *) ready[STOCK_PLACES];
+    _Atomic(void *) ready[STOCK_PLACES], given[STOCK_PLACES];
     _Atomic bool on, ending;
     sem_t asked;
     pthread_t thread;
@@ -70,8 +70,10 @@ void stock_stop(void) {
     sem_post(&stock.asked);
     pthread_join(stock.thread, NULL);
     sem_destroy(&stock.asked);
-    for (size_t i = 0; i < STOCK_PLACES; i++)
+    for (size_t i = 0; i < STOCK_PLACES; i++) {
         free(atomic_exchange(&stock.ready[i], NULL));
+        free(atomic_exchange(&stock.given[i], NULL));
+    }
 }
 
 void *stock_take(void) {
@@ -79,7 +81,20 @@ void *stock_take(void) {
         return NULL;
     void *chunk = NULL;
     for (size_t i = 0; chunk == NULL && i < STOCK_PLACES; i++)
+        chunk = atomic_exchange(&stock.given[i], NULL);
+    if (chunk != NULL)
+        return chunk;
+    for (size_t i = 0; chunk == NULL && i < STOCK_PLACES; i++)
         chunk = atomic_exchange(&stock.ready[i], NULL);
     sem_post(&stock.asked);
     return chunk;
+}
+
+bool stock_give(void *chunk) {
+    bool taken = false;
+    for (size_t i = 0; stock.on && !taken && i < STOCK_PLACES; i++) {
+        void *none = NULL;
+        taken = atomic_compare_exchange_strong(&stock.given[i], &none, chunk);
+    }
+    return taken;
 }

@@ -26,6 +26,10 @@ void stock_stop(void);
 /* A chunk that free() takes back, its content whatever it is; NULL: none is ready. */
 void *stock_take(void);
 
+/* A chunk that has its pages and is not needed any more, for the next who takes one: sooner than
+ * what was made ready, which need then not be made anew. False: it is still the caller's. */
+bool stock_give(void *chunk);
+
 /* A new chunk, whose pages are yet to come. NULL out of memory. */
 void *stock_chunk(void);
 
