@@ -12,7 +12,8 @@
 enum {
     END_MAGIC = 0x5350454e,
     FILE_MAGIC = 0x5350464c,
-    NICE = 10,
+    NICE = 19,
+    PIECE = 1 << 16,  /* bytes of a write: the kernel may not let others run within one */
     QUEUE_CHUNKS = 4, /* of 2 MiB, a shard's; as many wait at the writer */
 };
 
@@ -228,7 +229,7 @@ struct writer {
 static bool write_all(int fd, const void *bytes, size_t n, uint64_t offset) {
     const char *from = bytes;
     while (n > 0) {
-        const ssize_t done = pwrite(fd, from, n, (off_t)offset);
+        const ssize_t done = pwrite(fd, from, n < PIECE ? n : PIECE, (off_t)offset);
         if (done < 0 && errno == EINTR)
             continue;
         if (done <= 0)
