@@ -1,11 +1,8 @@
-#include "worker/train/learner.h"
+#include "worker/train/learner_internal.h"
 #include "worker/train/carry.h"
 #include "worker/train/mem.h"
 #include "worker/train/metrics.h"
-#include "worker/train/pass.h"
-#include "worker/train/progress.h"
 #include "worker/train/tryout.h"
-#include "worker/train/weights.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -18,58 +15,14 @@ enum {
     BARRIER_SECONDS = 3600, /* a dead worker ends the job long before */
     THAW_SECONDS = 900,
     THAW_POLL_MS = 50,
-    ASK_SECONDS = 1, /* between two looks for a trial */
-    AWAY_SECONDS = 10,
 };
 
 /* Purposes of the seed. */
 enum { SEED_FIRST = 1, SEED_REST, SEED_SCORE_ORDER };
 
-struct learner {
-    struct learner_spec spec;
-    const struct dataset *data;
-    struct dimfit *cluster;
-    size_t max_batch;
-
-    uint64_t epoch;            /* of the layout the model computes in */
-    uint32_t *widths;          /* [n_slots] of the rows pulled */
-    struct carry_slot *layout; /* [n_slots]; compact only */
-    struct model *model;
-    struct weights weights;
-    double pace; /* of training steps, 1 at first */
-    /* Two of each: one is computed while the next one's rows are on their way. Apart, since a held
-     * training batch outlives a scoring phase. */
-    struct feed {
-        struct pass passes[2];
-        size_t now; /* the one that is computed */
-    } train, score;
-    uint32_t *score_order; /* the validation part, shuffled: the first half is scored, trials are
-                            * evaluated on the other */
-    struct calibration calibration; /* of the samples that are scored */
-    uint64_t meetings;              /* barriers so far */
-    struct tryout *tryout;
-    struct dimfit_figures tried; /* of the trial in hand, not reported yet; samples 0: none */
-    double ask_at;               /* when to ask for a trial again */
-};
-
-static dimfit_err fail(const struct learner *l, dimfit_err err, const char *what,
-                       struct err_detail *detail) {
-    return err_set(detail, err, "%s: %s", what, dimfit_errmsg(l->cluster));
-}
-
-static bool compact(const struct learner *l) {
-    return l->spec.view == DIMFIT_COMPACT;
-}
-
-/* Of the validation part: what chooses between plans has to be other samples than they were made
- * of, or the plan wins that fits its sample's noise. */
-static size_t n_scored(const struct learner *l) {
-    return (l->data->n_part[DATASET_VALID] + 1) / 2;
-}
-
 static void set_score_batch(struct learner *l) {
     enum { MOST = 512, LEAST = 16, STEPS = 32 };
-    const size_t n = n_scored(l) / STEPS;
+    const size_t n = learner_n_scored(l) / STEPS;
     if (l->spec.score_batch == 0)
         l->spec.score_batch = n < LEAST ? LEAST : n < MOST ? n : MOST;
 }
@@ -79,7 +32,7 @@ static void set_score_batch(struct learner *l) {
 static void feed_init(struct feed *feed, const struct learner *l) {
     for (size_t i = 0; i < 2; i++)
         pass_init(&feed->passes[i], l->data, l->model, l->max_batch,
-                  compact(l) && l->data->slot != NULL);
+                  learner_compact(l) && l->data->slot != NULL);
 }
 
 static void feed_fit(struct feed *feed, const struct learner *l) {
@@ -100,7 +53,7 @@ static dimfit_err read_layout(struct learner *l, struct carry_slot *layout,
             return err_set(detail, DIMFIT_ERR_UNKNOWN_SLOT,
                            "slot %" PRIu32 " (%s) is not in the cluster's layout at dim %zu",
                            l->data->slots[s].id, l->data->slots[s].name, l->spec.shape.dim);
-        l->widths[s] = compact(l) ? slot->width : slot->dim;
+        l->widths[s] = learner_compact(l) ? slot->width : slot->dim;
         if (layout != NULL)
             carry_slot_set(&layout[s], slot);
     }
@@ -111,7 +64,7 @@ static dimfit_err read_layout(struct learner *l, struct carry_slot *layout,
 static void build(struct learner *l) {
     struct model_shape shape = l->spec.shape;
     shape.n_slots = l->data->n_slots;
-    shape.widths = compact(l) ? l->widths : NULL;
+    shape.widths = learner_compact(l) ? l->widths : NULL;
     l->model = model_new(&shape, l->max_batch);
 }
 
@@ -167,7 +120,7 @@ dimfit_err learner_adopt(struct learner *l, struct err_detail *detail) {
     if (dimfit_state(l->cluster).epoch != dimfit_layout(l->cluster)->epoch)
         err = dimfit_refresh(l->cluster);
     if (err != DIMFIT_OK)
-        return fail(l, err, "fetching the new layout", detail);
+        return learner_fail(l, err, "fetching the new layout", detail);
     if (dimfit_layout(l->cluster)->epoch == l->epoch)
         return DIMFIT_OK;
     /* The last tag's tables are read for the last time; gone two commits later, when this worker's
@@ -175,26 +128,26 @@ dimfit_err learner_adopt(struct learner *l, struct err_detail *detail) {
     if (l->weights.shared) {
         err = weights_pull(&l->weights, l->cluster);
         if (err != DIMFIT_OK && err != DIMFIT_ERR_NOT_FOUND)
-            return fail(l, err, "dense weights", detail);
+            return learner_fail(l, err, "dense weights", detail);
     }
     l->weights.shared = false;
-    return compact(l) ? adopt_compact(l, detail) : read_layout(l, NULL, detail);
+    return learner_compact(l) ? adopt_compact(l, detail) : read_layout(l, NULL, detail);
 }
 
 dimfit_err learner_restart(struct learner *l, bool cold, double pace, struct err_detail *detail) {
     if (l->weights.shared)
         return DIMFIT_OK;
-    if (cold && !compact(l) && l->weights.n[MODEL_FIRST] > 0) {
+    if (cold && !learner_compact(l) && l->weights.n[MODEL_FIRST] > 0) {
         struct rng rng = rng_of(l->spec.seed, SEED_FIRST);
         model_init_group(l->model, MODEL_FIRST, &rng, l->weights.values[MODEL_FIRST]);
     }
     l->pace = pace;
     l->weights.lr = l->spec.dense_lr * pace;
     const dimfit_err err = weights_create(&l->weights, l->cluster, l->epoch);
-    return err == DIMFIT_OK ? err : fail(l, err, "dense weights", detail);
+    return err == DIMFIT_OK ? err : learner_fail(l, err, "dense weights", detail);
 }
 
-static dimfit_err follow(struct learner *l, struct err_detail *detail) {
+dimfit_err learner_follow(struct learner *l, struct err_detail *detail) {
     if (dimfit_state(l->cluster).epoch == l->epoch && dimfit_layout(l->cluster)->epoch == l->epoch)
         return DIMFIT_OK;
     const dimfit_err err = learner_adopt(l, detail);
@@ -216,7 +169,7 @@ static dimfit_err declare_slots(struct learner *l, struct err_detail *detail) {
         .slot = SAMPLE_SLOT_LINEAR, .dim = 1, .name = "linear", .lr = l->spec.lr, .init = "zero"};
     const dimfit_err err = dimfit_declare(l->cluster, slots, S + 1);
     free(slots);
-    return err == DIMFIT_OK ? err : fail(l, err, "declaring slots", detail);
+    return err == DIMFIT_OK ? err : learner_fail(l, err, "declaring slots", detail);
 }
 
 /* The log odds of the training part, so that the first steps need not find them. */
@@ -236,10 +189,10 @@ static dimfit_err start_weights(struct learner *l, struct err_detail *detail) {
         model_init_group(l->model, MODEL_FIRST, &first, l->weights.values[MODEL_FIRST]);
         model_init_group(l->model, MODEL_REST, &rest, l->weights.values[MODEL_REST]);
     }
-    if (compact(l))
+    if (learner_compact(l))
         start_transforms(l);
     const dimfit_err err = weights_create(&l->weights, l->cluster, l->epoch);
-    return err == DIMFIT_OK ? err : fail(l, err, "dense weights", detail);
+    return err == DIMFIT_OK ? err : learner_fail(l, err, "dense weights", detail);
 }
 
 static void shuffle_scoring(struct learner *l) {
@@ -265,15 +218,15 @@ dimfit_err learner_open(const struct learner_spec *spec, const struct dataset *d
         l->max_batch = l->spec.score_batch;
     l->widths = mem_alloc(data->n_slots, sizeof *l->widths);
     shuffle_scoring(l);
-    l->tryout = tryout_new(data, l->score_order + n_scored(l),
-                           data->n_part[DATASET_VALID] - n_scored(l));
+    l->tryout = tryout_new(data, l->score_order + learner_n_scored(l),
+                           data->n_part[DATASET_VALID] - learner_n_scored(l));
     dimfit_err err = dimfit_connect(spec->endpoint, &options, &l->cluster);
     if (err != DIMFIT_OK)
-        fail(l, err, spec->endpoint, detail);
+        learner_fail(l, err, spec->endpoint, detail);
     if (err == DIMFIT_OK)
         err = declare_slots(l, detail);
     if (err == DIMFIT_OK) {
-        if (compact(l))
+        if (learner_compact(l))
             l->layout = mem_alloc(data->n_slots, sizeof *l->layout);
         err = read_layout(l, l->layout, detail);
     }
@@ -324,7 +277,7 @@ static dimfit_err start_rows(struct learner *l, struct pass *pass, struct sample
                              struct err_detail *detail) {
     const dimfit_err err = pass_start(pass, l->cluster, l->spec.view, of.rows, of.n, l->widths,
                                       l->epoch);
-    return err == DIMFIT_OK ? err : fail(l, err, "pulling rows", detail);
+    return err == DIMFIT_OK ? err : learner_fail(l, err, "pulling rows", detail);
 }
 
 /* The rows of a batch in the layout in force by then: those that were sent for, if they still are
@@ -341,10 +294,10 @@ static dimfit_err rows_of(struct learner *l, struct pass *pass, struct samples o
             fits = true;
         }
         err = pass_wait(pass, l->cluster);
-        if (err == DIMFIT_OK && fits && (!compact(l) || pass->epoch == l->epoch))
+        if (err == DIMFIT_OK && fits && (!learner_compact(l) || pass->epoch == l->epoch))
             return err;
         if (err != DIMFIT_OK)
-            fail(l, err, "pulling rows", detail);
+            learner_fail(l, err, "pulling rows", detail);
         if (err != DIMFIT_OK && err != DIMFIT_ERR_STALE_EPOCH)
             return err;
         const bool shared = l->weights.shared;
@@ -358,21 +311,18 @@ static dimfit_err rows_of(struct learner *l, struct pass *pass, struct samples o
                    LAYOUT_CHASES);
 }
 
-/* Pull a batch's rows, in whatever layout is in force by then, send for those of `next` (n 0: not
- * yet), and run the model forward. The weights of the layout that the rows turn out to be of
- * are pulled once they are here. */
-static dimfit_err forward(struct learner *l, struct feed *feed, struct samples of,
-                          struct samples next, bool pull_weights, const real **logits,
-                          struct err_detail *detail) {
+dimfit_err learner_forward(struct learner *l, struct feed *feed, struct samples of,
+                           struct samples next, bool pull_weights, const real **logits,
+                           struct err_detail *detail) {
     struct pass *const pass = &feed->passes[feed->now], *const ahead = &feed->passes[!feed->now];
-    dimfit_err err = pull_weights && l->weights.shared ? follow(l, detail) : DIMFIT_OK;
+    dimfit_err err = pull_weights && l->weights.shared ? learner_follow(l, detail) : DIMFIT_OK;
     if (err == DIMFIT_OK)
         err = rows_of(l, pass, of, detail);
     if (err == DIMFIT_OK && next.n > 0 && ahead->call == NULL)
         err = start_rows(l, ahead, next, detail);
     if (err == DIMFIT_OK && pull_weights && l->weights.shared &&
         (err = weights_pull(&l->weights, l->cluster)) != DIMFIT_OK)
-        fail(l, err, "dense weights", detail);
+        learner_fail(l, err, "dense weights", detail);
     if (err != DIMFIT_OK)
         return err;
     pass_pool(pass);
@@ -389,7 +339,7 @@ static void slow_down(struct pass *pass, size_t input, double pace) {
         pass->dlogit[i] *= (real)pace;
 }
 
-static void backward(struct learner *l, struct pass *pass, double pace) {
+void learner_backward(struct learner *l, struct pass *pass, double pace) {
     model_backward(l->model, &pass->input, l->weights.values, pass->dweights, pass->dx,
                    pass->dlogit);
     if (pace != 1)
@@ -416,7 +366,7 @@ static dimfit_err sit_out_freeze(struct learner *l, struct err_detail *detail) {
                            "the search has held training for %d seconds", THAW_SECONDS);
         nanosleep(&poll, NULL);
         if ((err = dimfit_refresh(l->cluster)) != DIMFIT_OK)
-            fail(l, err, "waiting for the search", detail);
+            learner_fail(l, err, "waiting for the search", detail);
     }
     return err;
 }
@@ -427,12 +377,12 @@ static dimfit_err start_push(struct learner *l, struct pass *pass, struct dimfit
     const struct dimfit_push push = {
         .mode = state.scoring && !state.frozen ? DIMFIT_TRAIN_SCORE : DIMFIT_TRAIN,
         .samples = pass->batch.n,
-        .epoch = compact(l) ? l->epoch : 0,
+        .epoch = learner_compact(l) ? l->epoch : 0,
         .no_hold = 1,
     };
     const dimfit_err err = dimfit_push_async(l->cluster, l->spec.view, pass->batch.rows,
                                              pass->batch.n_rows, &push, out);
-    return err == DIMFIT_OK ? err : fail(l, err, "pushing gradients", detail);
+    return err == DIMFIT_OK ? err : learner_fail(l, err, "pushing gradients", detail);
 }
 
 static dimfit_err finish_push(struct learner *l, struct dimfit_call *call,
@@ -444,7 +394,7 @@ static dimfit_err finish_push(struct learner *l, struct dimfit_call *call,
             return err;
         err = dimfit_flush(l->cluster);
     }
-    return err == DIMFIT_OK ? err : fail(l, err, "pushing gradients", detail);
+    return err == DIMFIT_OK ? err : learner_fail(l, err, "pushing gradients", detail);
 }
 
 /* Push a batch's gradients and, behind them, send for the next one's rows: shards take both in this
@@ -473,7 +423,7 @@ static dimfit_err push_group(struct learner *l, enum model_group g, real *dweigh
         if (err == DIMFIT_OK)
             err = dimfit_wait(l->cluster, call);
     }
-    return err == DIMFIT_OK ? err : fail(l, err, "pushing dense gradients", detail);
+    return err == DIMFIT_OK ? err : learner_fail(l, err, "pushing dense gradients", detail);
 }
 
 /* A layout may have come into force since the batch was pulled: the dense gradients then go to the
@@ -487,7 +437,7 @@ static dimfit_err push_weights(struct learner *l, const struct pass *pass, uint6
         const dimfit_err err = weights_push(&l->weights, l->cluster, g, pass->dweights[g],
                                             &calls[g]);
         if (err != DIMFIT_OK)
-            return fail(l, err, "pushing dense gradients", detail);
+            return learner_fail(l, err, "pushing dense gradients", detail);
     }
     dimfit_err err = DIMFIT_OK;
     for (enum model_group g = 0; err == DIMFIT_OK && g < MODEL_GROUPS; g++) {
@@ -502,15 +452,15 @@ dimfit_err learner_train(struct learner *l, struct samples of, struct samples ne
     struct pass *const pass = &l->train.passes[l->train.now];
     const real *logits = NULL;
     const struct samples ahead = l->spec.stale ? next : (struct samples){0};
-    dimfit_err err = forward(l, &l->train, of, ahead, true, &logits, detail);
+    dimfit_err err = learner_forward(l, &l->train, of, ahead, true, &logits, detail);
     if (err != DIMFIT_OK)
         return err;
     *loss = mean_logloss(logits, pass->batch.labels, of.n);
-    backward(l, pass, l->pace);
+    learner_backward(l, pass, l->pace);
     const uint64_t epoch = l->epoch;
     err = push_rows(l, pass, next, detail);
     if (err == DIMFIT_OK)
-        err = follow(l, detail);
+        err = learner_follow(l, detail);
     if (err == DIMFIT_OK)
         err = push_weights(l, pass, epoch, detail);
     l->train.now = !l->train.now;
@@ -522,15 +472,14 @@ static struct samples batch_at(struct samples all, size_t at) {
     return (struct samples){all.rows + at, left < EVALUATE_BATCH ? left : EVALUATE_BATCH};
 }
 
-/* all[of.n] logits and labels[of.n]. */
-static dimfit_err predict(struct learner *l, struct samples of, float *all, float *labels,
-                          struct err_detail *detail) {
+dimfit_err learner_predict(struct learner *l, struct samples of, float *all, float *labels,
+                           struct err_detail *detail) {
     dimfit_err err = DIMFIT_OK;
     for (size_t at = 0; at < of.n && err == DIMFIT_OK; at += EVALUATE_BATCH) {
         const struct samples now = batch_at(of, at), next = batch_at(of, at + EVALUATE_BATCH);
         const struct pass *const pass = &l->score.passes[l->score.now];
         const real *logits = NULL;
-        err = forward(l, &l->score, now, next, at == 0, &logits, detail);
+        err = learner_forward(l, &l->score, now, next, at == 0, &logits, detail);
         for (size_t i = 0; err == DIMFIT_OK && i < now.n; i++) {
             all[at + i] = (float)logits[i];
             labels[at + i] = pass->batch.labels[i];
@@ -544,133 +493,12 @@ dimfit_err learner_evaluate(struct learner *l, struct samples of, struct figures
                             struct err_detail *detail) {
     float *const all = mem_alloc(of.n, sizeof *all);
     float *const labels = mem_alloc(of.n, sizeof *labels);
-    const dimfit_err err = predict(l, of, all, labels, detail);
+    const dimfit_err err = learner_predict(l, of, all, labels, detail);
     if (err == DIMFIT_OK)
         *out = (struct figures){metrics_auc(all, labels, of.n), metrics_logloss(all, labels, of.n)};
     free(all);
     free(labels);
     return err;
-}
-
-/* ---- scoring --------------------------------------------------------------------------------- */
-
-static dimfit_err calibrate(struct learner *l, struct err_detail *detail) {
-    const struct samples of = {l->score_order, n_scored(l)};
-    float *const logits = mem_alloc(of.n, sizeof *logits);
-    float *const labels = mem_alloc(of.n, sizeof *labels);
-    const dimfit_err err = predict(l, of, logits, labels, detail);
-    if (err == DIMFIT_OK)
-        l->calibration = metrics_calibrate(logits, labels, of.n);
-    free(logits);
-    free(labels);
-    return err;
-}
-
-/* Gradients are of the calibrated loss: of the bare one those of a model that is too sure of itself
- * would say of every unit that less of it is better. */
-static dimfit_err score_batch(struct learner *l, struct samples of, uint64_t step, bool first,
-                              struct err_detail *detail) {
-    struct pass *const pass = &l->score.passes[l->score.now];
-    const real *logits = NULL;
-    dimfit_err err = forward(l, &l->score, of, (struct samples){0}, first, &logits, detail);
-    if (err != DIMFIT_OK)
-        return err;
-    pass->input.calibration = &l->calibration;
-    backward(l, pass, 1);
-    const struct dimfit_push push = {
-        .mode = DIMFIT_SCORE, .step = step, .samples = of.n, .epoch = compact(l) ? l->epoch : 0};
-    /* First-order rows, the last entry, are in no search. */
-    err = dimfit_push(l->cluster, l->spec.view, pass->batch.rows, pass->batch.n_rows - 1, &push);
-    return err == DIMFIT_OK ? err : fail(l, err, "pushing scores", detail);
-}
-
-dimfit_err learner_score(struct learner *l, struct err_detail *detail) {
-    const size_t n = n_scored(l);
-    uint64_t done = 0, samples = 0;
-    for (bool exhausted = false, first = true;; first = false) {
-        uint64_t next = 0;
-        dimfit_err err = dimfit_score_next(l->cluster, done, samples, exhausted, &next);
-        if (err != DIMFIT_OK)
-            return fail(l, err, "scoring", detail);
-        if (next == 0 || exhausted)
-            return DIMFIT_OK;
-        /* Steps count from 1 over all workers, who shuffle alike: the k-th is the k-th batch. */
-        const uint64_t batches = (n + l->spec.score_batch - 1) / l->spec.score_batch;
-        exhausted = next > batches;
-        done = samples = 0;
-        if (exhausted)
-            continue;
-        if (first && (err = calibrate(l, detail)) != DIMFIT_OK)
-            return err;
-        const size_t at = (next - 1) * l->spec.score_batch;
-        samples = n - at < l->spec.score_batch ? n - at : l->spec.score_batch;
-        err = score_batch(l, (struct samples){l->score_order + at, samples}, next, first, detail);
-        if (err != DIMFIT_OK)
-            return err;
-        done = next;
-    }
-}
-
-/* ---- trials ---------------------------------------------------------------------------------- */
-
-/* Figures of the trial in hand; tried.samples stays 0 when the layout has moved on under it. */
-static dimfit_err evaluate_trial(struct learner *l, const struct dimfit_trial *trial,
-                                 struct err_detail *detail) {
-    dimfit_err err = follow(l, detail);
-    if (err != DIMFIT_OK)
-        return err;
-    const struct tryout_model model = {
-        .cluster = l->cluster,
-        .view = l->spec.view,
-        .epoch = l->epoch,
-        .widths = l->widths,
-        .count = compact(l) && l->data->slot != NULL,
-        .model = l->model,
-        .weights = &l->weights,
-    };
-    if (!tryout_fits(l->tryout, trial, l->epoch)) {
-        if (l->weights.shared)
-            err = weights_pull(&l->weights, l->cluster);
-        if (err == DIMFIT_OK)
-            tryout_begin(l->tryout, trial, &model);
-    }
-    if (err == DIMFIT_OK)
-        err = tryout_evaluate(l->tryout, trial, &model, &l->tried);
-    if (err == DIMFIT_ERR_STALE_EPOCH)
-        return DIMFIT_OK;
-    if (err != DIMFIT_OK)
-        return fail(l, err, "evaluating a trial", detail);
-    if (l->tried.samples == 0)
-        return err_set(detail, DIMFIT_ERR_INVALID,
-                       "a search wants trials evaluated, and the data has no validation part");
-    return DIMFIT_OK;
-}
-
-/* Training goes on while the coordinator is away. */
-static bool is_silence(dimfit_err err) {
-    return err == DIMFIT_ERR_UNREACHABLE || err == DIMFIT_ERR_TIMEOUT || err == DIMFIT_ERR_MAYBE;
-}
-
-dimfit_err learner_try(struct learner *l, bool all, struct err_detail *detail) {
-    if (!all && l->tried.samples == 0 && progress_now() < l->ask_at)
-        return DIMFIT_OK;
-    for (;;) {
-        const struct dimfit_trial *trial = NULL;
-        const bool done = l->tried.samples > 0;
-        dimfit_err err = dimfit_trial_next(l->cluster, done ? &l->tried : NULL, all, &trial);
-        if (err != DIMFIT_OK && !all && is_silence(err)) {
-            l->ask_at = progress_now() + AWAY_SECONDS;
-            return DIMFIT_OK;
-        }
-        l->tried.samples = 0;
-        if (err != DIMFIT_OK)
-            return fail(l, err, "asking for a trial", detail);
-        l->ask_at = progress_now() + (trial->number == 0 ? ASK_SECONDS : 0);
-        if (trial->number > 0)
-            err = evaluate_trial(l, trial, detail);
-        if (err != DIMFIT_OK || !all || trial->over)
-            return err;
-    }
 }
 
 /* ---- working together ------------------------------------------------------------------------ */
@@ -681,7 +509,7 @@ dimfit_err learner_barrier(struct learner *l, struct err_detail *detail) {
         return DIMFIT_OK;
     snprintf(name, sizeof name, "train.%016" PRIx64 ".%" PRIu64, l->spec.run, l->meetings++);
     const dimfit_err err = dimfit_barrier(l->cluster, name, l->spec.workers, BARRIER_SECONDS);
-    return err == DIMFIT_OK ? err : fail(l, err, "waiting for the other workers", detail);
+    return err == DIMFIT_OK ? err : learner_fail(l, err, "waiting for the other workers", detail);
 }
 
 dimfit_err learner_share(struct learner *l, double *number, struct err_detail *detail) {
@@ -705,10 +533,10 @@ dimfit_err learner_share(struct learner *l, double *number, struct err_detail *d
             err = dimfit_dense_push(l->cluster, &table);
     }
     if (err != DIMFIT_OK)
-        return fail(l, err, "sharing a decision", detail);
+        return learner_fail(l, err, "sharing a decision", detail);
     err = learner_barrier(l, detail);
     if (err == DIMFIT_OK && (err = dimfit_dense_pull(l->cluster, &table)) != DIMFIT_OK)
-        fail(l, err, "sharing a decision", detail);
+        learner_fail(l, err, "sharing a decision", detail);
     /* Nobody may write the next number before everyone has read this one. */
     if (err == DIMFIT_OK)
         err = learner_barrier(l, detail);
