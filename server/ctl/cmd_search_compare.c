@@ -87,7 +87,7 @@ static int start(struct ctl *ctl, const json_t *asked, const char *strategy, jso
 
 /* Search, and leave nothing behind: what is compared is not to be applied by mistake. */
 static int search(struct ctl *ctl, const json_t *asked, const char *strategy, struct ranking *out) {
-    json_t *status, *plan = NULL, *reply = NULL;
+    json_t *status = NULL, *plan = NULL, *reply = NULL;
     int code = start(ctl, asked, strategy, &status);
     if (code != EXIT_DONE)
         return code;

@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import BUILD, SOURCE
+from conftest import BUILD, SOURCE, of_programs
 
 COLUMNS = ["default", "uniform", "uniform-axis", "power", "random", "magnitude", "step", "guarded"]
 SECONDS = 300
@@ -21,7 +21,7 @@ def study(out: Path, *options: str, check: bool = True) -> subprocess.CompletedP
                "--seeds", "2", "--kappas", "0.25", "--jobs", "2"]
     return subprocess.run(
         [*map(str, command), *options, "--", "--epochs", "1", "--retrain-epochs", "1"],
-        env={**os.environ, "DIMFIT_BUILD": str(BUILD)},
+        env={**of_programs(os.environ), "DIMFIT_BUILD": str(BUILD)},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=check)
 
 
