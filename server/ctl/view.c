@@ -403,14 +403,14 @@ static int print_candidates(const json_t *candidates, FILE *out) {
     size_t i;
     if (json_array_size(candidates) == 0)
         return 0;
-    struct grid *const grid = grid_new("lllrrrl");
-    ROW(grid, "TRIED", "BASIS", "OPTIONS", "LOSS ADDED", "ERROR", "AUC", "");
+    struct grid *const grid = grid_new("lllllrrrl");
+    ROW(grid, "TRIED", "BASIS", "ESTIMATOR", "RANK", "OPTIONS", "LOSS ADDED", "ERROR", "AUC", "");
     json_array_foreach(candidates, i, c) {
         const bool chosen = json_is_true(json_object_get(c, "chosen"));
         ROW(grid, get_text(c, "strategy", "-"), get_text(c, "basis", "-"),
-            get_text(c, "options", "-"), cell_plain(c, "loss_added").text,
-            cell_plain(c, "error").text, cell_plain(c, "auc").text,
-            chosen ? "<- chosen" : get_text(c, "why", ""));
+            get_text(c, "estimator", "-"), get_text(c, "rank", "-"), get_text(c, "options", "-"),
+            cell_plain(c, "loss_added").text, cell_plain(c, "error").text,
+            cell_plain(c, "auc").text, chosen ? "<- chosen" : get_text(c, "why", ""));
     }
     const int failed = finish(grid, out);
     fputc('\n', out);
