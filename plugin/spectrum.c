@@ -3,20 +3,15 @@
  * expected to cost most loss, in `rotated` those that rows vary along most. With density ranking,
  * per parameter.
  */
-#include "plugin/dimfit_strategy.h"
+#include "plugin/units.h"
 
-#include <stdlib.h>
+static const double *eigen_of(const struct dimfit_strategy_slot *slot) {
+    return slot->eigen;
+}
 
 static int plan(const struct dimfit_strategy_host *host, const struct dimfit_strategy_input *input,
                 uint8_t *const *keep) {
-    const double **const priority = malloc((input->n_slots + 1) * sizeof *priority);
-    if (priority == NULL)
-        return host->fail(host->self, "out of memory");
-    for (size_t i = 0; i < input->n_slots; i++)
-        priority[i] = input->slots[i].eigen;
-    const int result = host->select(host->self, priority, keep);
-    free(priority);
-    return result;
+    return units_rank(host, input, eigen_of, keep);
 }
 
 static const struct dimfit_strategy strategy = {

@@ -2,20 +2,15 @@
  * sseds: keep the units whose removal the gradients say would cost most (Single-Shot Embedding
  * Dimension Search, arXiv 2204.03281; design 2.1).
  */
-#include "plugin/dimfit_strategy.h"
+#include "plugin/units.h"
 
-#include <stdlib.h>
+static const double *score_of(const struct dimfit_strategy_slot *slot) {
+    return slot->score;
+}
 
 static int plan(const struct dimfit_strategy_host *host, const struct dimfit_strategy_input *input,
                 uint8_t *const *keep) {
-    const double **const priority = malloc((input->n_slots + 1) * sizeof *priority);
-    if (priority == NULL)
-        return host->fail(host->self, "out of memory");
-    for (size_t i = 0; i < input->n_slots; i++)
-        priority[i] = input->slots[i].score;
-    const int result = host->select(host->self, priority, keep);
-    free(priority);
-    return result;
+    return units_rank(host, input, score_of, keep);
 }
 
 static const struct dimfit_strategy strategy = {

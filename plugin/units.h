@@ -49,4 +49,19 @@ static inline void units_fini(struct units *units) {
     free(units->values);
 }
 
+/* Select by numbers that the host has of every unit. */
+static inline int units_rank(const struct dimfit_strategy_host *host,
+                             const struct dimfit_strategy_input *input,
+                             const double *(*of)(const struct dimfit_strategy_slot *slot),
+                             uint8_t *const *keep) {
+    const double **const priority = malloc((input->n_slots + 1) * sizeof *priority);
+    if (priority == NULL)
+        return host->fail(host->self, "out of memory");
+    for (size_t i = 0; i < input->n_slots; i++)
+        priority[i] = of(&input->slots[i]);
+    const int result = host->select(host->self, priority, keep);
+    free(priority);
+    return result;
+}
+
 #endif
