@@ -10,7 +10,8 @@
  * columns]. Existing rows are 0 there (the embedding stays what it was) or, `drawn`, what the
  * initial value of a feasign made up from their own bits is: a model whose gradient vanishes where
  * everything is zero (FM) can't leave zero by itself. Feasigns never seen read as 0, or their own
- * initial value.
+ * initial value. A third way is `mix`: rows are (r - centre) mix there, a linear transform of what
+ * they have, and so are feasigns never seen, of their initial row.
  *
  * A change may undo the one before it. Its slots say, word for word, what the undone change did:
  * rows saved as r_saved, which that change made r_moved, and now of r_now, become r_saved + (r_now
@@ -39,8 +40,15 @@ struct change_slot {
     double *N;         /* [from][to - added], orthonormal columns; NULL with keep */
     double *shift;     /* [from], NULL for zero */
     double *columns;   /* [dim][added] orthonormal, and so to M_old N; NULL when none is added */
+    double *mix;       /* [from][added], NULL unless rows are (r - centre) mix in new directions */
+    double *centre;    /* [from], with mix */
     uint32_t dim;      /* model width, where columns are */
 };
+
+/* Of the width after, how many coordinates are made of old ones by keep or T. */
+static inline uint32_t change_kept(const struct change_slot *slot) {
+    return slot->to - slot->added;
+}
 
 struct change {
     uint64_t from_epoch, to_epoch;
@@ -66,6 +74,9 @@ dimfit_err change_slot_alloc(struct change_slot *slot, uint32_t id, uint32_t fro
 dimfit_err change_slot_alloc_added(struct change_slot *slot, uint32_t id, uint32_t dim,
                                    uint32_t from, uint32_t to, uint32_t added,
                                    bool dense) MUST_CHECK;
+
+/* Give a slot that has new directions, not drawn, its `mix` and `centre`, zeroed. */
+dimfit_err change_slot_alloc_mix(struct change_slot *slot) MUST_CHECK;
 
 const struct change_slot *change_find(const struct change *change, uint32_t id);
 

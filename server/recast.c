@@ -96,6 +96,8 @@ dimfit_err recast_init(struct recast *recast, const struct change *change,
     r.drawn = slot->drawn && slot->added > 0 && !r.back;
     plan_sides(&r, before);
     dimfit_err err = take_matrices(&r, slot);
+    if (err == DIMFIT_OK && slot->mix != NULL && !r.back)
+        err = move_matrix_init(&r.mix, slot->mix, slot->centre, false, r.wide, r.added);
     if (err == DIMFIT_OK && r.drawn)
         err = layout_slot_copy(after, &r.after_spec);
     if (err != DIMFIT_OK) {
@@ -110,6 +112,7 @@ void recast_fini(struct recast *recast) {
     free(recast->keep);
     free(recast->N_back);
     free(recast->squares_back);
+    move_matrix_fini(&recast->mix);
     move_matrix_fini(&recast->T);
     move_matrix_fini(&recast->N);
     move_matrix_fini(&recast->squares);
@@ -133,6 +136,12 @@ static void zero_added(const struct recast *r, const struct move_run *run) {
         memset(run->to + i * run->to_stride + r->kept, 0, r->added * sizeof *run->to);
 }
 
+static void mix_added(const struct recast *r, const struct move_run *run) {
+    const struct move_run added = {run->from, run->to + r->kept, run->from_stride, run->to_stride,
+                                   run->n};
+    move_dense(&added, &r->mix);
+}
+
 static const struct move_matrix *matrix_of(const struct recast *r, int kind) {
     return kind == RECAST_VALUES ? &r->T : kind == RECAST_FIRST ? &r->N : &r->squares;
 }
@@ -147,6 +156,8 @@ static void part_forth(const struct recast *r, const struct recast_part *part,
         return;
     if (r->drawn && part->kind == RECAST_VALUES)
         draw_added(r, run);
+    else if (r->mix.cells != NULL && part->kind == RECAST_VALUES)
+        mix_added(r, run);
     else
         zero_added(r, run);
 }
@@ -207,6 +218,7 @@ size_t recast_cost(const struct recast *recast) {
                          (recast->sides_move ? recast->side_before + recast->side_after : 0);
     const size_t products = recast->keep == NULL ? (size_t)recast->wide * recast->kept : 0;
     const size_t parts = recast->sides_move ? recast->n_sides : 1;
-    return 2 + cells / 3 + (recast->back ? 4 : 1) * products * parts / 16 +
+    const size_t mixed = recast->mix.cells != NULL ? (size_t)recast->wide * recast->added : 0;
+    return 2 + cells / 3 + (recast->back ? 4 : 1) * products * parts / 16 + mixed / 16 +
            (recast->drawn ? 20 + recast->after * (size_t)recast->after_spec.dim / 8 : 0);
 }

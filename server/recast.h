@@ -26,6 +26,7 @@ struct recast {
     uint32_t wide, kept, added;       /* the change, forth: from `wide` to kept + added */
     uint16_t *keep;                   /* [kept]; NULL when dense */
     struct move_matrix T, N, squares; /* N, squares: where sides move */
+    struct move_matrix mix;           /* [wide][added]; cells NULL unless rows are mixed there */
     double *N_back, *squares_back;    /* [kept][wide], of a dense change that is undone */
     bool drawn;
     uint64_t seed;                 /* of what is drawn, */

@@ -248,6 +248,15 @@ static void a_change_that_does_not_fit_is_refused(void **state) {
     layout_destroy(&layout);
 }
 
+/* r of a feasign whose initial value is v */
+static void initial_row(const struct layout_slot *slot, const double *v, double *r) {
+    for (size_t k = 0; k < slot->width; k++) {
+        r[k] = slot->axes != NULL ? v[slot->axes[k]] : slot->init_shift[k];
+        for (size_t i = 0; i < slot->dim && slot->axes == NULL; i++)
+            r[k] += v[i] * slot->init_map[i * slot->width + k];
+    }
+}
+
 /* From the first three of DIM axes to four directions: two of the three, and two new ones. */
 static struct change *growing_change(const struct layout *layout, bool drawn, bool dense) {
     const double third = 0.6, fourth = 0.8;
@@ -317,6 +326,62 @@ static void drawn_directions_have_initial_values(void **state) {
     layout_destroy(&layout);
 }
 
+/* What is mixed into the new directions goes for initial rows as for any others: whoever has its
+ * initial row reads the same whether it is stored or not. */
+static void mixed_directions_are_of_the_row_an_initial_one_too(void **state) {
+    const double plain[DIM * 2] = {[3 * 2] = 1, [4 * 2 + 1] = 1};
+    uint64_t seed = 4;
+    for (int dense = 0; dense < 2; dense++) {
+        struct layout *layout = narrow_slot(), *after;
+        if (dense) { /* an initial map and shift of its own */
+            struct change *turn = one_change(layout, 3, true);
+            fill_rotation(&turn->slots[0], &seed);
+            apply(&layout, turn);
+        }
+        struct change *change = growing_change(layout, false, true);
+        struct change_slot *const s = &change->slots[0];
+        assert_int_equal(change_slot_alloc_mix(s), DIMFIT_OK);
+        for (size_t i = 0; i < 6; i++)
+            s->mix[i] = draw(&seed);
+        for (size_t i = 0; i < 3; i++)
+            s->centre[i] = draw(&seed);
+        if (dense) /* orthogonal to any turn of the first three axes */
+            memcpy(s->columns, plain, sizeof plain);
+        assert_int_equal(change_apply(change, layout, NULL, &after, NULL), DIMFIT_OK);
+        double v[DIM], was[3], now[4];
+        for (size_t i = 0; i < DIM; i++)
+            v[i] = draw(&seed);
+        initial_row(&layout->slots[0], v, was);
+        initial_row(&after->slots[0], v, now);
+        for (size_t k = 0; k < 2; k++) {
+            double kept = 0, mixed = 0;
+            for (size_t i = 0; i < 3; i++) {
+                kept += (was[i] - s->shift[i]) * s->T[i * 2 + k];
+                mixed += (was[i] - s->centre[i]) * s->mix[i * 2 + k];
+            }
+            assert_true(fabs(now[k] - kept) < 1e-13);
+            assert_true(fabs(now[2 + k] - mixed) < 1e-13);
+        }
+        change_destroy(&change);
+        layout_destroy(&layout);
+        layout_destroy(&after);
+    }
+}
+
+/* Mixed values are of no axis, so that a slot that takes axes only can't have them. */
+static void ftrl_takes_no_mixed_directions(void **state) {
+    struct layout *layout = narrow_slot(), *after = NULL;
+    struct err_detail detail;
+    layout->slots[0].optimizer = (struct optimizer){.kind = OPTIMIZER_FTRL, .lr = 1};
+    struct change *change = growing_change(layout, false, false);
+    assert_int_equal(change_slot_alloc_mix(&change->slots[0]), DIMFIT_OK);
+    assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_non_null(strstr(detail.text, "ftrl takes axes only"));
+    assert_null(after);
+    change_destroy(&change);
+    layout_destroy(&layout);
+}
+
 static void columns_across_what_is_kept_are_refused(void **state) {
     struct layout *layout = narrow_slot(), *after = NULL;
     struct err_detail detail;
@@ -361,11 +426,11 @@ static void an_undone_change_brings_the_layout_back(void **state) {
     layout_destroy(&layout);
 }
 
-/* One slot by selection, one dense, one dense without shift, one that goes. */
+/* One slot by selection, one dense, one dense without shift, one that goes, and three that grow. */
 static struct change *mixed(void) {
     struct change *change;
     uint64_t seed = 9;
-    assert_int_equal(change_new(3, 4, 6, &change), DIMFIT_OK);
+    assert_int_equal(change_new(3, 4, 7, &change), DIMFIT_OK);
     change->undoes = 3;
     assert_int_equal(change_slot_alloc(&change->slots[0], 1, 4, 2, false), DIMFIT_OK);
     change->slots[0].keep[0] = 3;
@@ -382,6 +447,9 @@ static struct change *mixed(void) {
     assert_int_equal(change_slot_alloc_added(&change->slots[5], 8, 2, 0, 1, 1, false), DIMFIT_OK);
     change->slots[5].columns[1] = 1;
     change->slots[5].drawn = true;
+    assert_int_equal(change_slot_alloc_added(&change->slots[6], 9, 3, 2, 2, 1, false), DIMFIT_OK);
+    assert_int_equal(change_slot_alloc_mix(&change->slots[6]), DIMFIT_OK);
+    change->slots[6].columns[1] = change->slots[6].mix[1] = change->slots[6].centre[0] = 1;
     return change;
 }
 
@@ -425,6 +493,8 @@ static void a_change_survives_its_bytes(void **state) {
     assert_int_equal(back->undoes, 3);
     assert_true(back->slots[4].columns[2] == 1);
     assert_true(back->slots[5].drawn);
+    assert_null(back->slots[5].mix);
+    assert_true(back->slots[6].mix[1] == 1 && back->slots[6].centre[0] == 1);
     struct buf again = bytes_of(back);
     assert_int_equal(bytes.len, again.len);
     assert_memory_equal(bytes.data, again.data, again.len);
@@ -503,6 +573,15 @@ static void changes_that_are_none_are_refused(void **state) {
     change->slots[4].columns[2] = 2;
     decode_refused(change, "slot 7: the added columns");
     change->slots[4].columns[2] = 1;
+    change->slots[6].mix[0] = INFINITY;
+    decode_refused(change, "slot 9: what rows get in new directions is not finite");
+    change->slots[6].mix[0] = 0;
+    change->slots[6].centre[1] = NAN;
+    decode_refused(change, "slot 9: what rows get in new directions is not finite");
+    change->slots[6].centre[1] = 0;
+    change->slots[6].drawn = true;
+    decode_refused(change, "cut short or malformed");
+    change->slots[6].drawn = false;
     change->undoes = 2;
     decode_refused(change, "no change");
     change->undoes = 3;
@@ -524,6 +603,8 @@ int main(void) {
         cmocka_unit_test(a_slot_grows_by_axes_and_stays_one_of_axes),
         cmocka_unit_test(growing_moves_no_embedding),
         cmocka_unit_test(drawn_directions_have_initial_values),
+        cmocka_unit_test(mixed_directions_are_of_the_row_an_initial_one_too),
+        cmocka_unit_test(ftrl_takes_no_mixed_directions),
         cmocka_unit_test(columns_across_what_is_kept_are_refused),
         cmocka_unit_test(an_undone_change_brings_the_layout_back),
         cmocka_unit_test(ftrl_is_selected_from_and_never_turned),

@@ -247,6 +247,14 @@ static void fill_columns(struct scene *s, struct change_slot *slot, uint32_t kep
     }
 }
 
+static void fill_mix(struct scene *s, struct change_slot *slot) {
+    assert_int_equal(change_slot_alloc_mix(slot), DIMFIT_OK);
+    for (size_t i = 0; i < (size_t)slot->from * slot->added; i++)
+        slot->mix[i] = 0.4 * noise(draw(s, UINT64_MAX));
+    for (size_t i = 0; i < slot->from; i++)
+        slot->centre[i] = 0.1 * noise(draw(s, UINT64_MAX));
+}
+
 static struct change *draw_change(struct scene *s) {
     const uint32_t from = spec_now(s)->width, kept = (uint32_t)draw(s, from + 1);
     const uint32_t added = draw(s, 2) == 0 ? 0 : (uint32_t)draw(s, DIM - kept + 1);
@@ -263,7 +271,10 @@ static struct change *draw_change(struct scene *s) {
         fill_keep(s, slot, kept);
     if (added > 0) {
         fill_columns(s, slot, kept);
-        slot->drawn = s->axes || draw(s, 2) == 0;
+        const uint64_t way = draw(s, 3);
+        slot->drawn = s->axes || way == 0;
+        if (!slot->drawn && way == 1)
+            fill_mix(s, slot);
     }
     return change;
 }
@@ -286,6 +297,10 @@ static void part_forth(const struct change_slot *c, enum part part, const float 
             const double shift = part == VALUES && c->shift != NULL ? c->shift[i] : 0;
             to[k] += (from[i] - shift) * weight(c, part, i, k);
         }
+    }
+    for (size_t k = 0; part == VALUES && c->mix != NULL && k < c->added; k++) {
+        for (size_t i = 0; i < c->from; i++)
+            to[c->to - c->added + k] += (from[i] - c->centre[i]) * c->mix[i * c->added + k];
     }
 }
 
@@ -340,7 +355,9 @@ static void check_forth(struct scene *s, const struct change_slot *c, const stru
             want[k] = drawn[k];
         }
     }
-    assert_cells(now->values, want, c->to, exact);
+    const size_t kept = c->to - c->added;
+    assert_cells(now->values, want, kept, exact);
+    assert_cells(now->values + kept, want + kept, c->added, exact && c->mix == NULL);
     size_t from_at[2], to_at[2];
     enum part part[2];
     const size_t n = parts_of(s->kind, c->from, from_at, part);
