@@ -61,19 +61,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Daemon:
     """A running dimfitd, its endpoint, and what it has written."""
 
-    def __init__(self, folder: Path, role: str, *options: object) -> None:
+    def __init__(self, folder: Path, role: str, *options: object, env=(), prefix=()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{role}-{time.monotonic_ns()}"
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
         self.endpoint: str | None = None
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [BUILD / "dimfitd", role, *map(str, options)],
+                [*prefix, BUILD / "dimfitd", role, *map(str, options)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
                 cwd=folder,
-                env=of_programs(os.environ),
+                env={**of_programs(os.environ), **dict(env)},
             )
 
     @property
