@@ -98,9 +98,8 @@ static dimfit_err decompose(uint32_t slot, double *A, size_t w, double *N, doubl
 /* ---- second moments ---------------------------------------------------------------------------
  */
 
-/* Mean and A[w][w], centred; *any: rows vary at all. Equal rows leave only the rounding of the
- * difference, and no direction in that means anything. */
-static dimfit_err centre(const struct slot_stats *stats, double *mean, double *A, bool *any,
+/* Equal rows leave only the rounding of the difference, and no direction in that means anything. */
+dimfit_err basis_moments(const struct slot_stats *stats, double *mean, double *A, bool *any,
                          struct err_detail *detail) {
     const size_t w = stats->width;
     const bool looked = stats->lookups > 0;
@@ -139,7 +138,7 @@ dimfit_err basis_rotated(const struct slot_stats *stats, struct basis_fit *basis
     if (A == NULL)
         return nomem(stats->slot, detail);
     bool any;
-    dimfit_err err = centre(stats, basis->mean, A, &any, detail);
+    dimfit_err err = basis_moments(stats, basis->mean, A, &any, detail);
     if (err == DIMFIT_OK && any)
         err = decompose(stats->slot, A, w, basis->encode, basis->eigenvalue, detail);
     free(A);
@@ -215,7 +214,7 @@ static dimfit_err fit_kfac(const struct slot_stats *stats, struct matrices *fit,
                            struct basis_fit *basis, struct err_detail *detail) {
     const size_t w = stats->width;
     bool varies, curved;
-    dimfit_err err = centre(stats, basis->mean, fit->A, &varies, detail);
+    dimfit_err err = basis_moments(stats, basis->mean, fit->A, &varies, detail);
     if (err == DIMFIT_OK)
         err = take_roots(stats, fit, &curved, detail);
     if (err != DIMFIT_OK || !varies)

@@ -25,6 +25,12 @@ struct basis_fit {
 dimfit_err basis_init(struct basis_fit *basis, size_t width) MUST_CHECK;
 void basis_fini(struct basis_fit *basis);
 
+/* mean[w] and A[w][w] = E over lookups of (r - mean)^T (r - mean); *any: rows vary at all, beyond
+ * the rounding of the sums. Rows that were never looked up weigh the same. The statistics have
+ * their moments. NOT_FINITE, naming the slot, when they are not finite numbers. */
+dimfit_err basis_moments(const struct slot_stats *stats, double *mean, double *A, bool *any,
+                         struct err_detail *detail) MUST_CHECK;
+
 /* The `rotated` basis: the eigenvectors of A = E over lookups of (r - mean)^T (r - mean), by
  * descending eigenvalue; each column's largest component is positive (the first of equals), so that
  * equal statistics give an equal basis. Rows that were never looked up weigh the same. Where there

@@ -89,7 +89,7 @@ static bool has_rows(const struct plan_fitted *f, const struct plan_slot *s) {
 }
 
 /* It has a basis of its own, and not its axes. */
-static dimfit_err check_moments(const struct plan_work *work, const struct plan_fitted *f) {
+dimfit_err plan_check_moments(const struct plan_work *work, const struct plan_fitted *f) {
     if (f->stats->sum != NULL)
         return DIMFIT_OK;
     return err_set(work->detail, DIMFIT_ERR_STATE,
@@ -104,7 +104,7 @@ static dimfit_err fit_basis(struct plan_work *work, struct plan_fitted *f, struc
         return plan_nomem(work);
     if (!has_rows(f, s))
         return DIMFIT_OK;
-    dimfit_err err = check_moments(work, f);
+    dimfit_err err = plan_check_moments(work, f);
     if (err != DIMFIT_OK)
         return err;
     const bool kfac = work->plan->request.basis == BASIS_KFAC;
@@ -140,7 +140,7 @@ static dimfit_err measure_norms(struct plan_work *work, struct plan_fitted *f,
         return plan_nomem(work);
     if (!has_rows(f, s))
         return DIMFIT_OK;
-    const dimfit_err err = check_moments(work, f);
+    const dimfit_err err = plan_check_moments(work, f);
     if (err != DIMFIT_OK)
         return err;
     if (plan_is_fitted(f))

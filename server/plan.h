@@ -25,7 +25,7 @@
 #define PLAN_BASIS_MAP(X)     X(AXIS, "axis") X(ROTATED, "rotated") X(KFAC, "kfac")
 #define PLAN_COUNT_MAP(X)     X(PARAMS, "params") X(DIMS, "dims")
 #define PLAN_RANK_MAP(X)      X(SCORE, "score") X(DENSITY, "density")
-#define PLAN_GROW_INIT_MAP(X) X(DRAWN, "drawn") X(ZERO, "zero")
+#define PLAN_GROW_INIT_MAP(X) X(DRAWN, "drawn") X(ZERO, "zero") X(LINEAR, "linear")
 
 #define PLAN_ENUM_EST(name, text)   ESTIMATOR_##name,
 #define PLAN_ENUM_BASIS(name, text) BASIS_##name,
@@ -60,7 +60,7 @@ struct plan_request {
     enum rank rank;
     uint32_t min_dim;
     bool grow;                /* slots may get new units (server/plan_grow.h) */
-    enum grow_init grow_init; /* what rows have in them: small initial values, or zeros */
+    enum grow_init grow_init; /* what rows have in them (server/plan_grow.h) */
     uint64_t seed;            /* of strategies that draw */
     uint64_t window;          /* scores are of the last steps, this many; 0: of all */
     double half_life; /* ... or an older step weighs half as much every so many; 0: all the same */

@@ -1,5 +1,7 @@
 #include "server/plan_grow.h"
 
+#include "server/init.h"
+
 #include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
@@ -277,6 +279,74 @@ dimfit_err grow_columns(const struct layout_slot *slot, bool axes, const double 
     return DIMFIT_OK;
 }
 
+/* ---- what rows have there -------------------------------------------------------------------- */
+
+/* W[from][added]: row i is what a feasign made up of epoch and i would draw. */
+static void draw_weights(const struct plan_work *work, const struct change_slot *c) {
+    const struct layout_slot row = {
+        .id = c->id, .dim = c->added, .init = INIT_NORMAL, .init_scale = 1};
+    float drawn[LAYOUT_DIM_MAX];
+    for (size_t i = 0; i < c->from; i++) {
+        init_value(&row, work->plan->request.seed, work->layout->epoch * LAYOUT_DIM_MAX + i, drawn);
+        for (size_t k = 0; k < c->added; k++)
+            c->mix[i * c->added + k] = drawn[k];
+    }
+}
+
+/* Column k of W becomes one of the standard deviation `scale`, given the rows' covariance A. */
+static void normalise(const struct change_slot *c, size_t k, const double *A, double scale) {
+    const size_t from = c->from, added = c->added;
+    double variance = 0;
+    for (size_t i = 0; i < from; i++) {
+        for (size_t j = 0; j < from; j++)
+            variance += c->mix[i * added + k] * A[i * from + j] * c->mix[j * added + k];
+    }
+    const double factor = variance > 0 ? scale / sqrt(variance) : 0;
+    for (size_t i = 0; i < from; i++)
+        c->mix[i * added + k] *= factor;
+}
+
+static dimfit_err fill_mix(const struct plan_work *work, const struct plan_fitted *f,
+                           struct change_slot *c) {
+    dimfit_err err = plan_check_moments(work, f);
+    if (err != DIMFIT_OK)
+        return err;
+    double *const A = calloc((size_t)c->from * c->from + 1, sizeof *A);
+    if (A == NULL || change_slot_alloc_mix(c) != DIMFIT_OK) {
+        free(A);
+        return plan_nomem(work);
+    }
+    bool any;
+    err = basis_moments(f->stats, c->centre, A, &any, work->detail);
+    if (err == DIMFIT_OK && any) {
+        draw_weights(work, c);
+        for (size_t k = 0; k < c->added; k++)
+            normalise(c, k, A, layout_find(work->layout, c->id)->init_scale);
+    }
+    free(A);
+    return err;
+}
+
+static const struct plan_fitted *fitted_of(const struct plan_work *work, uint32_t slot) {
+    size_t i = 0;
+    while (work->plan->slots[i].slot != slot)
+        i++;
+    return &work->fitted[i];
+}
+
+static dimfit_err fill_rows(const struct plan_work *work, struct change_slot *c) {
+    switch (work->plan->request.grow_init) {
+    case GROW_INIT_DRAWN:
+        c->drawn = true;
+        break;
+    case GROW_INIT_ZERO:
+        break;
+    case GROW_INIT_LINEAR:
+        return fill_mix(work, fitted_of(work, c->id), c);
+    }
+    return DIMFIT_OK;
+}
+
 dimfit_err grow_fill(struct plan_work *work) {
     struct plan *const plan = work->plan;
     double *E = NULL;
@@ -292,7 +362,8 @@ dimfit_err grow_fill(struct plan_work *work) {
             dim = c->dim;
             err = sum_use(work, dim, &E);
         }
-        c->drawn = plan->request.grow_init == GROW_INIT_DRAWN;
+        if (err == DIMFIT_OK)
+            err = fill_rows(work, c);
         if (err == DIMFIT_OK)
             err = grow_columns(layout_find(work->layout, c->id), c->keep != NULL, E, c->added,
                                c->columns, work->detail);

@@ -14,6 +14,15 @@
  * multiplies embeddings learns nothing where all others are zero. When none uses any, they are the
  * first axes that the slot lacks, the same for all slots, so that slots that grow together meet.
  * The layout stays one of axes where the search keeps axes.
+ *
+ * What rows have there at first is the request's grow_init: `drawn` (small initial values of their
+ * own), `zero`, or `linear`, the fully connected transform with batch normalisation: (r - rbar) W,
+ * W a random matrix, normal, of the request's seed, slot and epoch, whose columns are scaled by
+ * init_scale / sqrt(w^T A w), so that over lookups each new coordinate has mean 0 and standard
+ * deviation init_scale, whatever the rows are. rbar and A are the slot's count-weighted mean and
+ * covariance: the normalisation is folded into W, and its statistics are exact, not a batch's. It
+ * changes the function that the model computes, and takes a basis of directions. Where rows do not
+ * vary it is zero.
  */
 #ifndef SERVER_PLAN_GROW_H
 #define SERVER_PLAN_GROW_H
@@ -27,7 +36,8 @@ uint32_t grow_room(uint32_t width, uint32_t dim);
  * to be worth by score and norm. A slot that earns nothing has no room. NOMEM. */
 dimfit_err grow_offer(struct plan_work *work) MUST_CHECK;
 
-/* Set the directions that the plan's change adds; the rest of the change is there. */
+/* Set the directions that the plan's change adds and what rows have there; the rest of the change
+ * is there. STATE when that is made of sums over rows which were not gathered. */
 dimfit_err grow_fill(struct plan_work *work) MUST_CHECK;
 
 /* n directions columns[dim][n], orthonormal and so to all of the slot's basis, those of most use in

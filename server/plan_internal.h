@@ -39,6 +39,10 @@ struct plan_work {
 /* NOMEM with its text. */
 dimfit_err plan_nomem(const struct plan_work *work);
 
+/* STATE unless the slot's statistics have their moments; it has some rows. */
+dimfit_err plan_check_moments(const struct plan_work *work,
+                              const struct plan_fitted *fitted) MUST_CHECK;
+
 /* Does the strategy need this (DIMFIT_NEEDS_*)? */
 bool plan_needs(const struct plan_work *work, uint32_t what);
 

@@ -98,7 +98,7 @@ dimfit_err plan_request_check(const struct plan_request *request, struct err_det
 
 dimfit_err plan_basis_check(const struct layout *layout, const struct plan_request *request,
                             struct err_detail *detail) {
-    const bool zeros = request->grow && request->grow_init == GROW_INIT_ZERO;
+    const bool drawn = !request->grow || request->grow_init == GROW_INIT_DRAWN;
     for (size_t i = 0; i < layout->n_slots; i++) {
         const struct layout_slot *const slot = &layout->slots[i];
         if (!slot->search || slot->optimizer.kind != OPTIMIZER_FTRL)
@@ -108,7 +108,7 @@ dimfit_err plan_basis_check(const struct layout *layout, const struct plan_reque
                            "slot %u (%s): ftrl takes the axis basis only; use --basis axis, or "
                            "search: false for the slot",
                            slot->id, slot->name);
-        if (zeros)
+        if (!drawn)
             return err_set(detail, DIMFIT_ERR_INVALID,
                            "slot %u (%s): ftrl grows by drawn values only; use --grow-init drawn",
                            slot->id, slot->name);

@@ -143,12 +143,14 @@ static uint32_t needs_of(const struct coordinator *c) {
     return strategy != NULL ? strategy->needs : 0;
 }
 
-/* What basis and strategy read, and no more. */
+/* What basis, strategy and new directions are made of, and no more. */
 static uint32_t gather_mode(const struct coordinator *c) {
     const struct plan_request *const request = &c->search.request;
     const uint32_t needs = needs_of(c);
     uint32_t mode = GATHER_SCORES;
-    if (request->basis != BASIS_AXIS || (needs & (DIMFIT_NEEDS_NORMS | DIMFIT_NEEDS_BASES)) != 0)
+    const bool mixes = request->grow && request->grow_init == GROW_INIT_LINEAR;
+    if (request->basis != BASIS_AXIS || mixes ||
+        (needs & (DIMFIT_NEEDS_NORMS | DIMFIT_NEEDS_BASES)) != 0)
         mode |= GATHER_MOMENTS;
     if ((needs & DIMFIT_NEEDS_LOOKUPS) != 0)
         mode |= GATHER_LOOKUPS;

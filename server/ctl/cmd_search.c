@@ -138,7 +138,9 @@ static const struct argp_option start_options[] = {
      0},
     {"grow", KEY_GROW, NULL, 0, "Slots may get new units where those they have earn enough", 0},
     {"grow-init", KEY_GROW_INIT, "I", 0,
-     "What rows have in new units: drawn (small initial values) or zero (drawn)", 0},
+     "What rows have in new units: drawn (small initial values), zero, or linear (a transform of "
+     "what they have) (drawn)",
+     0},
     {"mode", KEY_MODE, "M", 0, "live: training goes on; freeze: it is held while scoring (live)",
      0},
     {"samples", KEY_SAMPLES, "N", 0, "Samples to score (live: 65536; freeze: all there are)", 0},

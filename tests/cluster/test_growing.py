@@ -82,7 +82,7 @@ def test_width_goes_from_noise_to_what_earns_within_the_same_memory(train):
     assert report["auc_full"] is None and report["auc_searched"] > train()["auc_full"]
 
 
-@pytest.mark.parametrize("init", ["zero", "drawn"])
+@pytest.mark.parametrize("init", ["zero", "drawn", "linear"])
 def test_new_directions_hardly_move_the_model(train, init):
     report = train("--search-every", "2", "--search-kappa", "4", "--grow", "--grow-init", init)
     step = report["searches"][0]
@@ -90,6 +90,35 @@ def test_new_directions_hardly_move_the_model(train, init):
     assert step["params_after"] > step["params_before"]
     limit = 1e-5 if init == "zero" else 1e-2
     assert abs(step["logloss_after"] - step["logloss_before"]) < limit
+
+
+@pytest.mark.parametrize("basis", ["axis", "rotated"])
+def test_linear_directions_are_normalised_over_lookups(standalone, connect, rng, basis):
+    scale, n = 0.05, 200
+    slot = {"id": 1, "name": "user", "dim": 8, "width": 4, "optimizer": "sgd", "lr": 1.0}
+    daemon = standalone(3, slots=[slot | {"init": "zero", "init_scale": scale}])
+    client = connect(daemon)
+    keys = rng.integers(0, 2**62, n + 1, dtype=np.uint64)  # the last one is never pushed
+    values = (0.3 + rng.normal(size=(n, 8)) * 2.0 ** -np.arange(8)).astype(np.float32)
+    shows = rng.integers(1, 9, n)
+    client.push({1: (keys[:-1], -values)})
+    client.push({1: (np.repeat(keys[:-1], shows - 1), np.zeros((shows.sum() - n, 8), np.float32))})
+    before = client.pull({1: keys}, view="compact")[1]
+    client.search(
+        kappa=2, strategy="uniform", basis=basis, grow=True, grow_init="linear", wait=True
+    )
+    after = client.pull({1: keys}, view="compact")[1]
+    assert before.shape == (n + 1, 4) and after.shape == (n + 1, 8)
+    new = after[:, 4:].astype(float)
+    mean = np.average(new[:-1], axis=0, weights=shows)
+    deviation = np.sqrt(np.average((new[:-1] - mean) ** 2, axis=0, weights=shows))
+    assert np.abs(mean).max() < 1e-7 and np.abs(deviation / scale - 1).max() < 1e-6
+    affine = np.hstack([before.astype(float), np.ones((n + 1, 1))])
+    weights = np.linalg.lstsq(affine[:-1], new[:-1], rcond=None)[0]
+    assert np.abs(affine @ weights - new).max() < 1e-7  # of unseen rows, too
+    assert np.linalg.matrix_rank(weights[:-1], tol=1e-4) == 4
+    kept = np.linalg.norm(before, axis=1) - np.linalg.norm(after[:, :4], axis=1)
+    assert np.array_equal(after[:, :4], before) if basis == "axis" else np.abs(kept).max() < 1e-6
 
 
 def test_compact_models_grow_with_the_layout(train):

@@ -343,12 +343,111 @@ static void axes_stay_axes_and_come_by_use(void **state) {
     }
 }
 
+/* Of what the change makes of the scene's rows in the k-th new coordinate, over lookups, or over
+ * rows where there were none. */
+static void moments_of(const struct scene *s, size_t slot, const struct change_slot *c, size_t k,
+                       double *mean, double *deviation) {
+    double n = 0, sum = 0, square = 0;
+    for (size_t f = 0; f < s->rows[slot]; f++) {
+        double x = 0;
+        for (size_t i = 0; i < c->from; i++)
+            x += (s->row[slot][f].r[i] - c->centre[i]) * c->mix[i * c->added + k];
+        n += s->row[slot][f].count;
+        sum += s->row[slot][f].count * x;
+        square += s->row[slot][f].count * x * x;
+    }
+    assert_true(n > 0);
+    *mean = sum / n;
+    *deviation = sqrt(square / n - *mean * *mean);
+}
+
+static void check_mixes(const struct scene *s, const struct plan *plan, size_t *mixed) {
+    for (size_t i = 0; i < SLOTS; i++) {
+        const struct change_slot *const c = change_find(plan->change, scene_slot_id(i));
+        if (c == NULL || c->added == 0)
+            continue;
+        const double scale = layout_find(s->layout, c->id)->init_scale;
+        assert_false(c->drawn);
+        assert_non_null(c->mix);
+        for (size_t k = 0; k < c->added; k++) {
+            double mean, deviation;
+            if (s->rows[i] < 2) { /* nothing that varies */
+                for (size_t j = 0; j < c->from; j++)
+                    assert_true(c->mix[j * c->added + k] == 0);
+                continue;
+            }
+            moments_of(s, i, c, k, &mean, &deviation);
+            assert_true(fabs(mean) < 1e-12);
+            assert_true(fabs(deviation - scale) < 1e-10);
+            (*mixed)++;
+        }
+    }
+}
+
+static void linear_directions_are_of_mean_zero_and_the_initial_scale_over_lookups(void **state) {
+    struct scene *const s = *state;
+    struct layout *after = NULL;
+    size_t mixed = 0;
+    make_room(s);
+    s->request.grow_init = GROW_INIT_LINEAR;
+    s->request.kappa = 3;
+    for (size_t i = 0; i < SLOTS; i++)
+        slot_of(s, i)->init_scale = 0.02f * (float)(1 + i);
+    for (int basis = BASIS_AXIS; basis <= BASIS_KFAC; basis++) {
+        s->request.basis = (enum basis)basis;
+        struct plan *plan = scene_plan(s), *again = scene_plan(s);
+        check_mixes(s, plan, &mixed);
+        struct buf one, two;
+        buf_init(&one);
+        buf_init(&two);
+        change_encode(plan->change, &one);
+        change_encode(again->change, &two);
+        assert_int_equal(one.len, two.len);
+        assert_memory_equal(one.data, two.data, one.len);
+        buf_fini(&one);
+        buf_fini(&two);
+        assert_int_equal(change_apply(plan->change, s->layout, NULL, &after, NULL), DIMFIT_OK);
+        layout_destroy(&after);
+        plan_destroy(&plan);
+        plan_destroy(&again);
+    }
+    assert_true(mixed > 20);
+}
+
+static void linear_directions_need_the_moments_of_rows_and_differ_by_seed(void **state) {
+    struct scene *const s = *state;
+    make_room(s);
+    s->request.basis = BASIS_AXIS;
+    s->request.grow_init = GROW_INIT_LINEAR;
+    s->request.kappa = 3;
+    struct plan *plan = scene_plan(s);
+    s->request.seed++;
+    struct plan *other = scene_plan(s);
+    assert_true(plan->change->n_slots > 0 && plan->change->n_slots == other->change->n_slots);
+    for (size_t i = 0; i < plan->change->n_slots; i++) {
+        const struct change_slot *const a = &plan->change->slots[i], *const b =
+                                                                         &other->change->slots[i];
+        if (a->mix != NULL && a->mix[0] != 0)
+            assert_true(a->mix[0] != b->mix[0]);
+    }
+    plan_destroy(&plan);
+    plan_destroy(&other);
+    for (size_t i = 0; i < s->stats->n_slots; i++) {
+        free(s->stats->slots[i].sum); /* one block */
+        s->stats->slots[i].sum = s->stats->slots[i].second = NULL;
+        s->stats->slots[i].looked_sum = s->stats->slots[i].looked_second = NULL;
+    }
+    scene_refuses(s, DIMFIT_ERR_STATE, "the sums over its rows were not gathered");
+}
+
 static void ftrl_slots_grow_by_drawn_values_only(void **state) {
     struct scene *const s = *state;
     make_room(s);
     s->request.basis = BASIS_AXIS;
     slot_of(s, 1)->optimizer.kind = OPTIMIZER_FTRL;
     s->request.grow_init = GROW_INIT_ZERO;
+    scene_refuses(s, DIMFIT_ERR_INVALID, "slot 13 (slot 1): ftrl grows by drawn values only");
+    s->request.grow_init = GROW_INIT_LINEAR;
     scene_refuses(s, DIMFIT_ERR_INVALID, "slot 13 (slot 1): ftrl grows by drawn values only");
     s->request.grow_init = GROW_INIT_DRAWN;
     struct plan *plan = scene_plan(s);
@@ -367,6 +466,8 @@ int main(void) {
         cmocka_unit_test(new_directions_are_those_used_most_outside_the_basis),
         cmocka_unit_test(slots_that_grow_together_get_the_same_new_directions),
         cmocka_unit_test(axes_stay_axes_and_come_by_use),
+        PLAN_TEST(linear_directions_are_of_mean_zero_and_the_initial_scale_over_lookups),
+        PLAN_TEST(linear_directions_need_the_moments_of_rows_and_differ_by_seed),
         PLAN_TEST(ftrl_slots_grow_by_drawn_values_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

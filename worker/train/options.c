@@ -122,7 +122,7 @@ static const struct argp_option table[] = {
      "those after it the memory there is, until the layout settles",
      4},
     {"grow", KEY_GROW, NULL, 0, "Slots may get new units where those they have earn enough", 4},
-    {"grow-init", KEY_GROW_INIT, "I", 0, "What rows have in new units: drawn or zero", 4},
+    {"grow-init", KEY_GROW_INIT, "I", 0, "What rows have in new units: drawn, zero or linear", 4},
     {"strategy", KEY_STRATEGY, "S", 0,
      "Strategy plugin (auto; sseds where estimator, basis or rank is chosen, or slots may grow)",
      4},
