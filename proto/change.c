@@ -69,8 +69,19 @@ dimfit_err change_slot_alloc_added(struct change_slot *slot, uint32_t id, uint32
         slot_fini(&s);
         return DIMFIT_ERR_NOMEM;
     }
+    change_slot_tiers(&s, 1, &from, &to);
     *slot = s;
     return DIMFIT_OK;
+}
+
+void change_slot_tiers(struct change_slot *slot, uint32_t n, const uint32_t *from,
+                       const uint32_t *to) {
+    base_assert(n >= 1 && n <= LAYOUT_TIERS_MAX);
+    slot->n_tiers = n;
+    for (uint32_t t = 0; t < n; t++) {
+        slot->tier_from[t] = from[t];
+        slot->tier_to[t] = to[t];
+    }
 }
 
 dimfit_err change_slot_alloc(struct change_slot *slot, uint32_t id, uint32_t from, uint32_t to,
@@ -110,6 +121,18 @@ uint32_t change_width_before(const struct change *change, const struct change_sl
 
 uint32_t change_width_after(const struct change *change, const struct change_slot *slot) {
     return change->undoes != 0 ? slot->from : slot->to;
+}
+
+uint32_t change_tier_before(const struct change *change, const struct change_slot *slot,
+                            uint32_t tier) {
+    base_assert(tier < slot->n_tiers);
+    return change->undoes != 0 ? slot->tier_to[tier] : slot->tier_from[tier];
+}
+
+uint32_t change_tier_after(const struct change *change, const struct change_slot *slot,
+                           uint32_t tier) {
+    base_assert(tier < slot->n_tiers);
+    return change->undoes != 0 ? slot->tier_from[tier] : slot->tier_to[tier];
 }
 
 dimfit_err change_copy(const struct change *change, struct change **out) {
@@ -334,6 +357,19 @@ static dimfit_err check_added(const struct change_slot *s, const struct layout_s
     return DIMFIT_OK;
 }
 
+static bool tiers_are(const struct layout_slot *slot, uint32_t n, const uint32_t *widths) {
+    return slot->n_tiers == n && memcmp(slot->tier_widths, widths, n * sizeof *widths) == 0;
+}
+
+static dimfit_err check_tiers(const struct change *change, const struct change_slot *s,
+                              const struct layout_slot *slot, struct err_detail *detail) {
+    if (!tiers_are(slot, s->n_tiers, change->undoes != 0 ? s->tier_to : s->tier_from))
+        return err_set(detail, DIMFIT_ERR_INVALID,
+                       "slot %u: the change is for other widths of its tiers than the layout's",
+                       s->id);
+    return tiers_check_widths(s->tier_to, s->n_tiers, s->to, s->id, DIMFIT_ERR_INVALID, detail);
+}
+
 static dimfit_err check_slot(const struct change *change, const struct change_slot *s,
                              const struct layout *layout, const struct layout *before,
                              struct err_detail *detail) {
@@ -345,13 +381,17 @@ static dimfit_err check_slot(const struct change *change, const struct change_sl
         return err_set(detail, DIMFIT_ERR_INVALID,
                        "slot %u: the change goes from width %u, the layout says %u", s->id,
                        change_width_before(change, s), slot->width);
+    const dimfit_err err = check_tiers(change, s, slot, detail);
+    if (err != DIMFIT_OK)
+        return err;
     if (slot->optimizer.kind == OPTIMIZER_FTRL && s->keep == NULL)
         return err_set(detail, DIMFIT_ERR_INVALID, "slot %u (%s): ftrl takes the axis basis only",
                        s->id, slot->name);
     if (change->undoes == 0)
         return s->added > 0 ? check_added(s, slot, detail) : DIMFIT_OK;
     const struct layout_slot *const back = layout_find(before, s->id);
-    if (back == NULL || back->width != s->from || back->dim != slot->dim)
+    if (back == NULL || back->width != s->from || back->dim != slot->dim ||
+        !tiers_are(back, s->n_tiers, s->tier_from))
         return err_set(detail, DIMFIT_ERR_INVALID,
                        "slot %u: the change can't be undone, the layout before it was another",
                        s->id);
@@ -393,6 +433,8 @@ dimfit_err change_apply(const struct change *change, const struct layout *layout
             err = change_axes(s, slot);
         else
             err = become_dense(s, slot, detail);
+        if (err == DIMFIT_OK && change->undoes == 0)
+            memcpy(slot->tier_widths, s->tier_to, s->n_tiers * sizeof *s->tier_to);
     }
     if (err != DIMFIT_OK) {
         layout_destroy(&after);

@@ -20,6 +20,9 @@
  * that the undone change added go. A row stored since has the initial row of the layout before in
  * place of a saved one.
  *
+ * A row of tier t (proto/tiers.h) goes from width tier_from[t] to tier_to[t] by the same change:
+ * padded with zeros to `from`, moved, cut.
+ *
  * Optimizer state through a change: row-wise AdaGrad's sum is kept (invariant under rotation),
  * first moments m' = m N, per-dimension second moments s' = s (N o N), FTRL's z and n only
  * selected; zero in added directions. Undone, it goes back as values do, second moments by (N o
@@ -43,6 +46,9 @@ struct change_slot {
     double *mix;       /* [from][added], NULL unless rows are (r - centre) mix in new directions */
     double *centre;    /* [from], with mix */
     uint32_t dim;      /* model width, where columns are */
+    uint32_t n_tiers;  /* the slot's */
+    uint32_t tier_from[LAYOUT_TIERS_MAX]; /* non-decreasing, the last ones are from and to */
+    uint32_t tier_to[LAYOUT_TIERS_MAX];
 };
 
 /* Of the width after, how many coordinates are made of old ones by keep or T. */
@@ -66,8 +72,14 @@ dimfit_err change_copy(const struct change *change, struct change **out) MUST_CH
 uint32_t change_width_before(const struct change *change, const struct change_slot *slot);
 uint32_t change_width_after(const struct change *change, const struct change_slot *slot);
 
+/* The same of rows of one tier. */
+uint32_t change_tier_before(const struct change *change, const struct change_slot *slot,
+                            uint32_t tier);
+uint32_t change_tier_after(const struct change *change, const struct change_slot *slot,
+                           uint32_t tier);
+
 /* Allocate the arrays of one slot, zeroed: `keep` when dense is false, T, N and shift when it is.
- */
+ * It has one tier: change_slot_tiers(). */
 dimfit_err change_slot_alloc(struct change_slot *slot, uint32_t id, uint32_t from, uint32_t to,
                              bool dense) MUST_CHECK;
 /* The same for a slot of model width `dim` that gets `added` of its `to` directions new. */
@@ -77,6 +89,11 @@ dimfit_err change_slot_alloc_added(struct change_slot *slot, uint32_t id, uint32
 
 /* Give a slot that has new directions, not drawn, its `mix` and `centre`, zeroed. */
 dimfit_err change_slot_alloc_mix(struct change_slot *slot) MUST_CHECK;
+
+/* Give it n tiers of these widths, whose order and ends change_apply() and change_decode() check.
+ */
+void change_slot_tiers(struct change_slot *slot, uint32_t n, const uint32_t *from,
+                       const uint32_t *to);
 
 const struct change_slot *change_find(const struct change *change, uint32_t id);
 

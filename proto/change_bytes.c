@@ -7,8 +7,8 @@
 #include <stdlib.h>
 
 enum {
-    CHANGE_MAGIC = 0x32636664, /* "dfc2" */
-    SLOT_BYTES_MIN = 13,       /* an encoded slot that keeps nothing and gains nothing */
+    CHANGE_MAGIC = 0x33636664, /* "dfc3" */
+    SLOT_BYTES_MIN = 14,       /* an encoded slot that keeps nothing and gains nothing */
     FLAG_DENSE = 1 << 0,
     FLAG_SHIFT = 1 << 1,
     FLAG_ADDED = 1 << 2,
@@ -26,6 +26,9 @@ static void encode_slot(const struct change_slot *s, struct buf *out) {
                (uint8_t)((s->keep == NULL ? FLAG_DENSE : 0) | (s->shift != NULL ? FLAG_SHIFT : 0) |
                          (s->added > 0 ? FLAG_ADDED : 0) | (s->drawn ? FLAG_DRAWN : 0) |
                          (s->mix != NULL ? FLAG_MIX : 0)));
+    buf_put_u8(out, (uint8_t)s->n_tiers);
+    tiers_encode_widths(s->tier_from, s->n_tiers, out);
+    tiers_encode_widths(s->tier_to, s->n_tiers, out);
     if (s->added > 0) {
         buf_put_u32(out, s->added);
         buf_put_u32(out, s->dim);
@@ -133,9 +136,12 @@ static dimfit_err read_arrays(struct reader *in, uint8_t flags, uint32_t added, 
     const size_t doubles = columns + (dense ? 2 * s->from * kept + (shift ? s->from : 0) : 0);
     if (!reader_has(in, doubles * sizeof(double) + (dense ? 0 : kept * sizeof(uint16_t)), 1))
         return DIMFIT_ERR_PROTOCOL;
-    dimfit_err err = change_slot_alloc_added(s, s->id, dim, s->from, s->to, added, dense);
+    struct change_slot made;
+    dimfit_err err = change_slot_alloc_added(&made, s->id, dim, s->from, s->to, added, dense);
     if (err != DIMFIT_OK)
         return err_set(detail, err, "slot %u: no memory for its change", s->id);
+    change_slot_tiers(&made, s->n_tiers, s->tier_from, s->tier_to);
+    *s = made;
     s->drawn = (flags & FLAG_DRAWN) != 0;
     if (columns > 0)
         reader_copy(in, s->columns, columns * sizeof *s->columns);
@@ -163,6 +169,9 @@ static dimfit_err read_slot(struct reader *in, struct change_slot *s, struct err
     s->to = reader_u32(in);
     const uint8_t flags = reader_u8(in);
     const bool grows = (flags & FLAG_ADDED) != 0;
+    s->n_tiers = tiers_decode_number(in);
+    tiers_decode_widths(in, s->n_tiers, s->from, s->tier_from);
+    tiers_decode_widths(in, s->n_tiers, s->to, s->tier_to);
     const uint32_t added = grows ? reader_u32(in) : 0, dim = grows ? reader_u32(in) : 0;
     err_set(detail, DIMFIT_ERR_PROTOCOL, "a slot of the change is cut short or malformed");
     if (in->failed || !flags_sound(flags))
@@ -176,7 +185,11 @@ static dimfit_err read_slot(struct reader *in, struct change_slot *s, struct err
         return err_set(detail, DIMFIT_ERR_PROTOCOL,
                        "slot %u: %u new directions of dim %u, for a width of %u", s->id, added, dim,
                        s->to);
-    return read_arrays(in, flags, added, dim, s, detail);
+    dimfit_err err = tiers_check_widths(s->tier_from, s->n_tiers, s->from, s->id,
+                                        DIMFIT_ERR_PROTOCOL, detail);
+    if (err == DIMFIT_OK)
+        err = tiers_check_widths(s->tier_to, s->n_tiers, s->to, s->id, DIMFIT_ERR_PROTOCOL, detail);
+    return err == DIMFIT_OK ? read_arrays(in, flags, added, dim, s, detail) : err;
 }
 
 dimfit_err change_decode(const void *bytes, size_t len, struct change **out,

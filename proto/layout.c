@@ -4,8 +4,8 @@
 #include <stdlib.h>
 
 enum {
-    LAYOUT_MAGIC = 0x324c6664, /* "dfL2" */
-    SLOT_BYTES_MIN = 56,       /* an encoded slot with a name of one byte and width 0 */
+    LAYOUT_MAGIC = 0x334c6664, /* "dfL3" */
+    SLOT_BYTES_MIN = 57,       /* an encoded slot with a name of one byte and width 0 */
 };
 
 const char *optimizer_name(enum optimizer_kind kind) {
@@ -135,7 +135,10 @@ static dimfit_err slot_check(const struct layout_slot *slot, dimfit_err bad,
     if (!at_least_zero(slot->init_scale))
         return err_set(detail, bad, "slot %u: init_scale %g must be finite and >= 0", slot->id,
                        (double)slot->init_scale);
-    return retention_check(&slot->retention, slot->id, bad, detail);
+    const dimfit_err err = retention_check(&slot->retention, slot->id, bad, detail);
+    return err == DIMFIT_OK
+               ? tiers_check_shows(slot->tier_shows, slot->n_tiers, slot->id, bad, detail)
+               : err;
 }
 
 void layout_slot_fini(struct layout_slot *slot) {
@@ -250,11 +253,18 @@ const struct layout_slot *layout_find(const struct layout *layout, uint32_t id) 
     return i < layout->n_slots && layout->slots[i].id == id ? &layout->slots[i] : NULL;
 }
 
+/* What a specification left out. */
+static void slot_complete(struct layout_slot *slot) {
+    retention_complete(&slot->retention);
+    if (slot->n_tiers == 0)
+        slot->n_tiers = 1;
+    for (uint32_t t = 0; t < LAYOUT_TIERS_MAX; t++)
+        slot->tier_widths[t] = t < slot->n_tiers ? slot->width : 0;
+}
+
 static dimfit_err check_new(const struct layout *layout, const struct layout_slot *spec,
                             struct err_detail *detail) {
-    struct layout_slot whole = *spec;
-    retention_complete(&whole.retention);
-    const dimfit_err err = slot_check(&whole, DIMFIT_ERR_INVALID, detail);
+    const dimfit_err err = slot_check(spec, DIMFIT_ERR_INVALID, detail);
     if (err != DIMFIT_OK)
         return err;
     if (spec->width < 1)
@@ -276,7 +286,9 @@ static dimfit_err check_new(const struct layout *layout, const struct layout_slo
 
 dimfit_err layout_add_slot(struct layout *layout, const struct layout_slot *spec,
                            struct err_detail *detail) {
-    dimfit_err err = check_new(layout, spec, detail);
+    struct layout_slot whole = *spec;
+    slot_complete(&whole);
+    dimfit_err err = check_new(layout, &whole, detail);
     if (err != DIMFIT_OK)
         return err;
     uint16_t *const axes = malloc(spec->width * sizeof *axes);
@@ -291,8 +303,7 @@ dimfit_err layout_add_slot(struct layout *layout, const struct layout_slot *spec
     memmove(&layout->slots[at + 1], &layout->slots[at],
             (layout->n_slots - at) * sizeof *layout->slots);
     struct layout_slot *const slot = &layout->slots[at];
-    *slot = *spec;
-    retention_complete(&slot->retention);
+    *slot = whole;
     slot->axes = axes;
     slot->basis = slot->mean = slot->init_map = slot->init_shift = NULL;
     layout->n_slots++;
@@ -375,6 +386,9 @@ void layout_slot_encode(const struct layout_slot *slot, struct buf *out) {
     buf_put_u8(out, (uint8_t)slot->init);
     buf_put_f32(out, slot->init_scale);
     retention_encode(&slot->retention, out);
+    buf_put_u8(out, (uint8_t)slot->n_tiers);
+    tiers_encode_shows(slot->tier_shows, slot->n_tiers, out);
+    tiers_encode_widths(slot->tier_widths, slot->n_tiers, out);
     buf_put_u8(out, slot->axes == NULL);
     if (slot->axes != NULL) {
         buf_put(out, slot->axes, w * sizeof *slot->axes);
@@ -471,10 +485,16 @@ dimfit_err layout_slot_decode(struct reader *in, struct layout_slot *out,
     slot.init = reader_u8(in);
     slot.init_scale = reader_f32(in);
     retention_decode(in, &slot.retention);
+    slot.n_tiers = tiers_decode_number(in);
+    tiers_decode_shows(in, slot.n_tiers, slot.tier_shows);
+    tiers_decode_widths(in, slot.n_tiers, slot.width, slot.tier_widths);
     const bool dense = read_flag(in);
     if (in->failed)
         return DIMFIT_ERR_PROTOCOL;
     dimfit_err err = slot_check(&slot, DIMFIT_ERR_PROTOCOL, detail);
+    if (err == DIMFIT_OK)
+        err = tiers_check_widths(slot.tier_widths, slot.n_tiers, slot.width, slot.id,
+                                 DIMFIT_ERR_PROTOCOL, detail);
     if (err == DIMFIT_OK && dense && slot.optimizer.kind == OPTIMIZER_FTRL)
         err = err_set(detail, DIMFIT_ERR_PROTOCOL, "slot %u: ftrl takes the axis basis only",
                       slot.id);

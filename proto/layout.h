@@ -6,6 +6,10 @@
  *
  *     v = mean + r M^T      (1 x d)
  *
+ * A slot has tiers of rows by popularity (proto/tiers.h): a row of tier t has the first
+ * tier_widths[t] coordinates, the others are 0. One tier is the usual case, and the slot's width
+ * its own.
+ *
  * A basis is kept either as `axes` (M is a choice of identity columns: stored coordinate k is model
  * axis axes[k]; mean is zero) or as a dense `basis`. The layout also carries the affine map from a
  * feasign's initial value at epoch 0 to its initial row now, r_init = v_init init_map + init_shift,
@@ -20,6 +24,7 @@
 #include "proto/base.h"
 #include "proto/buf.h"
 #include "proto/retention.h"
+#include "proto/tiers.h"
 
 enum {
     LAYOUT_NAME_MAX = 63,
@@ -69,6 +74,9 @@ struct layout_slot {
     enum init_kind init;
     float init_scale;
     struct retention retention;
+    uint32_t n_tiers;                       /* >= 1 */
+    uint32_t tier_shows[LAYOUT_TIERS_MAX];  /* decayed shows of its rows: 0, then ascending */
+    uint32_t tier_widths[LAYOUT_TIERS_MAX]; /* non-decreasing, the last one is width */
 
     uint16_t *axes;     /* [width], ascending not required; NULL when the basis is dense */
     double *basis;      /* [dim][width], NULL with axes */
@@ -99,7 +107,8 @@ void layout_destroy(struct layout **layout);
 dimfit_err layout_copy(const struct layout *layout, struct layout **out) MUST_CHECK;
 
 /* Add a slot as it starts: axes 0 .. width-1. Copies what it needs of *spec (its pointers are
- * ignored; its retention is completed, retention_complete()). EXISTS when the id or a different
+ * ignored; its retention is completed, retention_complete(); without tiers it gets one; each is as
+ * wide as the slot). EXISTS when the id or a different
  * slot's name is there; INVALID for a dim, width, name or setting out of range, the detail naming
  * slot and field. */
 dimfit_err layout_add_slot(struct layout *layout, const struct layout_slot *spec,

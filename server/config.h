@@ -68,7 +68,8 @@ enum { CONFIG_PATH_MAX = 1023 };
 
 /* What a slot takes in `slots`, and all but id and name in `defaults`: field, type, least, most,
  * default, the key in the file. An empty default: id must be given, name is slot<ID>, width is dim.
- * last_seen is true for who needs it (proto/retention.h), unless it is given as false: refused. */
+ * last_seen is true for who needs it (proto/retention.h), unless it is given as false: refused.
+ * tiers sets tier_shows too. */
 #define CONFIG_SLOT_MAP(X)                                                                         \
     X(id, U32, 0, UINT32_MAX, "", "id")                                                            \
     X(name, NAME, 0, 0, "", "name")                                                                \
@@ -90,7 +91,8 @@ enum { CONFIG_PATH_MAX = 1023 };
     X(retention.expire_shows, FLOAT, 0, 1e9, "0", "expire_shows")                                  \
     X(retention.decay, FLOAT, 1e-6, 1, "1", "decay")                                               \
     X(retention.clicks, BOOL, 0, 0, "false", "clicks")                                             \
-    X(retention.last_seen, BOOL, 0, 0, "false", "last_seen")
+    X(retention.last_seen, BOOL, 0, 0, "false", "last_seen")                                       \
+    X(n_tiers, TIERS, 1, LAYOUT_TIER_SHOWS_MAX, "[]", "tiers")
 
 enum {
 #define CONFIG_COUNT(...) +1

@@ -69,9 +69,34 @@ static dimfit_err take_key(struct file *file, const yaml_node_t *map, const yaml
     return DIMFIT_OK;
 }
 
-static dimfit_err set(const struct file *file, const struct setting *setting, void *object,
+/* A list of words as setting_set() reads one: "[10, 100]". One that is too long for any is cut, and
+ * refused for that. */
+static dimfit_err set_list(struct file *file, const struct setting *setting, void *object,
+                           const yaml_node_t *key, const yaml_node_t *list) {
+    char text[256] = "[";
+    size_t used = 1;
+    for (const yaml_node_item_t *i = list->data.sequence.items.start;
+         i < list->data.sequence.items.top && used < sizeof text; i++) {
+        const yaml_node_t *const item = yaml_document_get_node(&file->document, *i);
+        const char *const word = item->type == YAML_SCALAR_NODE
+                                     ? (const char *)item->data.scalar.value
+                                     : "a list or mapping";
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", used > 1 ? ", " : "",
+                                 word);
+    }
+    if (used < sizeof text)
+        snprintf(text + used, sizeof text - used, "]");
+    struct setting_why why;
+    if (setting_set(setting, object, text, &why) != DIMFIT_OK)
+        return refuse(file, line_of(key), "%s: %s", setting->key, why.text);
+    return DIMFIT_OK;
+}
+
+static dimfit_err set(struct file *file, const struct setting *setting, void *object,
                       const yaml_node_t *key, const yaml_node_t *value) {
     struct setting_why why;
+    if (setting->type == SETTING_TIERS && value->type == YAML_SEQUENCE_NODE)
+        return set_list(file, setting, object, key, value);
     if (value->type != YAML_SCALAR_NODE)
         return refuse(file, line_of(key), "%s: takes one value, not a %s", setting->key,
                       value->type == YAML_SEQUENCE_NODE ? "list" : "mapping");

@@ -22,6 +22,7 @@ enum setting_type {
     SETTING_OVER,
     SETTING_OPTIMIZER,
     SETTING_INIT,
+    SETTING_TIERS, /* of a struct layout_slot; a list in the file */
 };
 
 struct setting {

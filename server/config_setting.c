@@ -182,6 +182,31 @@ static dimfit_err set_over(void *place, const char *text, struct setting_why *wh
     return refuse_word(text, overs, ARRAY_LEN(overs), why);
 }
 
+/* "[10, 100]": the show counts at which the tiers above the first one begin. */
+static dimfit_err set_tiers(struct layout_slot *slot, const char *text, struct setting_why *why) {
+    uint32_t shows[LAYOUT_TIERS_MAX] = {0}, n = 1;
+    const char *at = text[0] == '[' ? text + 1 : "";
+    bool good = text[0] == '[';
+    while (good && *at != ']') {
+        uint64_t v;
+        good = n < LAYOUT_TIERS_MAX && parse_whole(at, &v, &at) && v <= LAYOUT_TIER_SHOWS_MAX;
+        if (!good)
+            break;
+        shows[n] = (uint32_t)v;
+        good = shows[n] > shows[n - 1];
+        n++;
+        at += strspn(at, ", ");
+    }
+    if (!good || at[1] != '\0')
+        return refuse(why,
+                      "\"%.80s\" is not a list such as [10, 100]: at most %d show counts within "
+                      "1..%d, ascending",
+                      text, LAYOUT_TIERS_MAX - 1, LAYOUT_TIER_SHOWS_MAX);
+    slot->n_tiers = n;
+    memcpy(slot->tier_shows, shows, sizeof shows);
+    return DIMFIT_OK;
+}
+
 dimfit_err setting_set(const struct setting *setting, void *object, const char *text,
                        struct setting_why *why) {
     void *const place = (char *)object + setting->offset;
@@ -214,6 +239,8 @@ dimfit_err setting_set(const struct setting *setting, void *object, const char *
     case SETTING_INIT:
         return init_parse(text, place) ? DIMFIT_OK
                                        : refuse_word(text, inits, ARRAY_LEN(inits), why);
+    case SETTING_TIERS:
+        return set_tiers(object, text, why);
     }
     base_assert(!"a setting's type");
     return DIMFIT_ERR_INVALID;
@@ -259,6 +286,13 @@ static void print_quoted(const char *text, FILE *out) {
     fputc('"', out);
 }
 
+static void print_tiers(const struct layout_slot *slot, FILE *out) {
+    fputc('[', out);
+    for (uint32_t t = 1; t < slot->n_tiers; t++)
+        fprintf(out, "%s%" PRIu32, t > 1 ? ", " : "", slot->tier_shows[t]);
+    fputc(']', out);
+}
+
 void setting_print(const struct setting *setting, const void *object, FILE *out) {
     const void *const place = (const char *)object + setting->offset;
     switch (setting->type) {
@@ -299,6 +333,9 @@ void setting_print(const struct setting *setting, const void *object, FILE *out)
         break;
     case SETTING_INIT:
         fputs(init_name(*(const enum init_kind *)place), out);
+        break;
+    case SETTING_TIERS:
+        print_tiers(object, out);
         break;
     }
 }

@@ -57,6 +57,10 @@ static const char *lifelong_difference(const struct layout_slot *a, const struct
     const char *const kept = retention_difference(&wanted, &b->retention);
     if (kept != NULL)
         return kept;
+    const uint32_t n_tiers = a->n_tiers > 0 ? a->n_tiers : 1;
+    if (n_tiers != b->n_tiers ||
+        memcmp(a->tier_shows, b->tier_shows, n_tiers * sizeof *a->tier_shows) != 0)
+        return "tiers";
     return strcmp(a->name, b->name) != 0 ? "name" : NULL;
 }
 

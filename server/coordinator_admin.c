@@ -157,6 +157,16 @@ static void set_retention(json_t *object, const struct retention *r) {
     json_object_set_new(object, "last_seen", json_boolean(r->last_seen));
 }
 
+/* Where its tiers begin and how wide each is, the tail first. */
+static void set_tiers(json_t *object, const struct layout_slot *slot) {
+    json_t *const tiers = json_array();
+    for (uint32_t t = 0; t < slot->n_tiers; t++)
+        json_array_append_new(tiers,
+                              json_pack("{s:I, s:I}", "shows", (json_int_t)slot->tier_shows[t],
+                                        "width", (json_int_t)slot->tier_widths[t]));
+    json_object_set_new(object, "tiers", tiers);
+}
+
 static json_t *slots_json(struct coordinator *c, struct op *op) {
     json_t *const slots = json_array();
     for (size_t i = 0; i < c->layout->n_slots; i++) {
@@ -170,6 +180,7 @@ static json_t *slots_json(struct coordinator *c, struct op *op) {
             "lr", (double)s->optimizer.lr, "pending", (json_int_t)f.pending, "evicted",
             (json_int_t)f.evicted);
         set_retention(slot, &s->retention);
+        set_tiers(slot, s);
         json_array_append_new(slots, slot);
     }
     return json_pack("{s:I, s:o}", "epoch", (json_int_t)c->layout->epoch, "slots", slots);

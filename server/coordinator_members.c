@@ -177,6 +177,8 @@ struct declaration {
     char name[LAYOUT_NAME_MAX + 1], optimizer[32], init[32];
     bool search;
     double lr, init_scale;
+    uint32_t tiers[UINT8_MAX];
+    uint8_t n_tiers; /* thresholds; DECLARE_NO_TIERS: not said */
 };
 
 static bool declaration_read(struct reader *r, struct declaration *out) {
@@ -188,7 +190,22 @@ static bool declaration_read(struct reader *r, struct declaration *out) {
     out->lr = reader_f64(r);
     reader_str(r, out->init, sizeof out->init);
     out->init_scale = reader_f64(r);
+    out->n_tiers = reader_u8(r);
+    for (uint32_t i = 0; out->n_tiers != DECLARE_NO_TIERS && i < out->n_tiers; i++)
+        out->tiers[i] = reader_u32(r);
     return !r->failed;
+}
+
+static dimfit_err declared_tiers(const struct declaration *d, struct layout_slot *spec,
+                                 struct err_detail *detail) {
+    if (d->n_tiers == DECLARE_NO_TIERS)
+        return DIMFIT_OK;
+    if (d->n_tiers >= LAYOUT_TIERS_MAX)
+        return err_set(detail, DIMFIT_ERR_INVALID, "slot %u: tiers has %u show counts, %d at most",
+                       d->slot, d->n_tiers, LAYOUT_TIERS_MAX - 1);
+    spec->n_tiers = d->n_tiers + 1u;
+    memcpy(spec->tier_shows + 1, d->tiers, d->n_tiers * sizeof *d->tiers);
+    return DIMFIT_OK;
 }
 
 static dimfit_err declaration_spec(const struct coordinator *c, const struct declaration *d,
@@ -217,8 +234,10 @@ static dimfit_err declaration_spec(const struct coordinator *c, const struct dec
         spec.optimizer.lr = (float)d->lr;
     if (d->init_scale > 0)
         spec.init_scale = (float)d->init_scale;
-    *out = spec;
-    return DIMFIT_OK;
+    const dimfit_err err = declared_tiers(d, &spec, detail);
+    if (err == DIMFIT_OK)
+        *out = spec;
+    return err;
 }
 
 /* Slots that are there must agree; new ones go into `layout` and are appended to `added`. */

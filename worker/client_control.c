@@ -179,6 +179,10 @@ dimfit_err client_declare(struct dimfit *c, const struct dimfit_declare *slots, 
         if (strlen(text_of(s->optimizer)) > 31 || strlen(text_of(s->init)) > 31)
             err = err_set(&c->detail, DIMFIT_ERR_INVALID, "slot %u: no such optimizer or init",
                           s->slot);
+        if (s->tiers != NULL && s->n_tiers >= LAYOUT_TIERS_MAX)
+            err = err_set(&c->detail, DIMFIT_ERR_INVALID,
+                          "slot %u: tiers has %u show counts, %d at most", s->slot, s->n_tiers,
+                          LAYOUT_TIERS_MAX - 1);
         if (err != DIMFIT_OK)
             break;
         buf_put_u32(&body, s->slot);
@@ -189,6 +193,9 @@ dimfit_err client_declare(struct dimfit *c, const struct dimfit_declare *slots, 
         buf_put_f64(&body, s->lr);
         buf_put_str(&body, text_of(s->init));
         buf_put_f64(&body, s->init_scale);
+        buf_put_u8(&body, s->tiers != NULL ? (uint8_t)s->n_tiers : DECLARE_NO_TIERS);
+        for (uint32_t t = 0; s->tiers != NULL && t < s->n_tiers; t++)
+            buf_put_u32(&body, s->tiers[t]);
     }
     if (err == DIMFIT_OK)
         err = buf_status(&body);

@@ -120,6 +120,9 @@ struct dimfit_declare {
     double lr;             /* 0: the cluster's default */
     const char *init;      /* "zero", "uniform", "normal"; NULL: the cluster's default */
     double init_scale;     /* 0: the cluster's default */
+    const uint32_t *tiers; /* [n_tiers] show counts at which popularity tiers above the first one
+                            * begin, ascending, at most 7; NULL: the cluster's default */
+    uint32_t n_tiers;
 };
 DIMFIT_API dimfit_err dimfit_declare(struct dimfit *c, const struct dimfit_declare *slots,
                                      size_t n) DIMFIT_MUST_CHECK;

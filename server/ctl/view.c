@@ -164,14 +164,41 @@ static size_t choose_columns(const json_t *slots, struct extra_column *columns, 
     return shown;
 }
 
+/* Where tiers of rows begin, and how wide each is: "0:4 10:8 100:16". */
+static const char *tiers_text(const json_t *slot, char *out, size_t cap) {
+    const json_t *const tiers = json_object_get(slot, "tiers"), *tier;
+    size_t i, used = 0;
+    snprintf(out, cap, "-");
+    json_array_foreach(tiers, i, tier) {
+        if (json_array_size(tiers) > 1 && used < cap)
+            used += (size_t)snprintf(out + used, cap - used, "%s%.0f:%.0f", i == 0 ? "" : " ",
+                                     get_number(tier, "shows", 0), get_number(tier, "width", 0));
+    }
+    return out;
+}
+
+static bool any_tiers(const json_t *slots) {
+    const json_t *slot;
+    size_t i;
+    json_array_foreach(slots, i, slot) {
+        if (json_array_size(json_object_get(slot, "tiers")) > 1)
+            return true;
+    }
+    return false;
+}
+
 int view_slots(const json_t *reply, FILE *out) {
     struct extra_column extra[] = {
         {"PENDING", "pending", false}, {"EVICTED", "evicted", false}, {"CLICKS", "clicks", false}};
     const size_t n_extra = sizeof extra / sizeof *extra;
     const json_t *const slots = json_object_get(reply, "slots"), *slot;
+    const bool tiers = any_tiers(slots);
     size_t i;
-    char columns[] = "rlrrrrlllrrrr";
-    columns[sizeof columns - 1 - n_extra + choose_columns(slots, extra, n_extra)] = 0;
+    char columns[] = "rlrrrrlllrrrrr", text[128];
+    size_t n_columns = sizeof columns - 2 - n_extra + choose_columns(slots, extra, n_extra);
+    if (tiers)
+        columns[n_columns++] = 'l';
+    columns[n_columns] = 0;
     fprintf(out, "epoch %s\n\n", cell_count(reply, "epoch").text);
     struct grid *const grid = grid_new(columns);
     ROW(grid, "SLOT", "NAME", "DIM", "WIDTH", "ROWS", "BYTES", "SEARCH", "BASIS", "OPTIMIZER",
@@ -180,6 +207,8 @@ int view_slots(const json_t *reply, FILE *out) {
         if (extra[k].shown)
             grid_cell(grid, extra[k].heading);
     }
+    if (tiers)
+        grid_cell(grid, "TIERS");
     json_array_foreach(slots, i, slot) {
         ROW(grid, cell_plain(slot, "id").text, get_text(slot, "name", "-"),
             cell_count(slot, "dim").text, cell_count(slot, "width").text,
@@ -192,6 +221,8 @@ int view_slots(const json_t *reply, FILE *out) {
                 grid_cell(grid,
                           json_is_number(v) ? cell_count(slot, extra[k].key).text : yes_or_no(v));
         }
+        if (tiers)
+            grid_cell(grid, tiers_text(slot, text, sizeof text));
     }
     return finish(grid, out);
 }

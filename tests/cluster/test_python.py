@@ -314,7 +314,7 @@ def test_declared_slot_is_as_it_was_asked_for(standalone, connect):
     daemon = standalone(2, ["--auto-slots"])
     c, other = connect(daemon), connect(daemon)
     asked = dict(dim=3, name="hour", search=False, optimizer="adagrad", lr=0.5, init="zero")
-    c.declare({8: asked, 9: {}})
+    c.declare({8: asked, 9: {"tiers": [10, 100]}})
     other.refresh()
     slot = other.layout()[8]
     assert (slot.dim, slot.width, slot.name, slot.search) == (3, 3, "hour", False)
@@ -322,6 +322,8 @@ def test_declared_slot_is_as_it_was_asked_for(standalone, connect):
     np.testing.assert_array_equal(other.pull({8: EDGES})[8], 0)
     known = {s["id"]: s for s in c.slots()["slots"]}
     assert known[8]["optimizer"] == "adagrad" and known[8]["lr"] == 0.5 and not known[8]["search"]
+    assert known[8]["tiers"] == [{"shows": 0, "width": 3}]
+    assert [tier["shows"] for tier in known[9]["tiers"]] == [0, 10, 100]
     c.declare({8: asked})
     with fails("WIDTH") as info:
         other.declare({8: {"dim": 4}})

@@ -388,6 +388,7 @@ static void a_slot_declared_while_a_shard_was_unreachable_reaches_it(void **stat
     buf_put_f64(&body, 0);
     buf_put_str(&body, "");
     buf_put_f64(&body, 0);
+    buf_put_u8(&body, DECLARE_NO_TIERS);
     struct wire_header declare = {.kind = WIRE_DECLARE};
     sim_lose(sim, 1, WIRE_ADD_SLOTS);
     sim_ask(sim, 0, -1, &declare, body.data, body.len);

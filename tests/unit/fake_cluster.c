@@ -220,6 +220,10 @@ static dimfit_err declare(struct fake *f, const struct message *m) {
         slot.optimizer.lr = (float)reader_f64(&r);
         reader_str(&r, word, sizeof word);
         slot.init_scale = (float)reader_f64(&r);
+        const uint8_t tiers = reader_u8(&r);
+        for (uint32_t t = 1; tiers != DECLARE_NO_TIERS && t <= tiers; t++)
+            slot.tier_shows[t] = reader_u32(&r);
+        slot.n_tiers = tiers != DECLARE_NO_TIERS ? tiers + 1u : 1;
         slot.dim = slot.dim == 0 ? 3 : slot.dim;
         slot.width = slot.dim;
         if (slot.name[0] == 0)
@@ -446,6 +450,13 @@ size_t fake_count(struct fake *fake, size_t shard) {
     size_t n;
     LOCKED(n = fake->shards[shard].n_requests);
     return n;
+}
+
+uint32_t fake_tiers(struct fake *fake, uint32_t slot, uint32_t *shows) {
+    struct layout_slot s;
+    LOCKED(s = *layout_find(fake->layout, slot));
+    memcpy(shows, s.tier_shows, sizeof s.tier_shows);
+    return s.n_tiers;
 }
 
 const struct fake_request *fake_request(struct fake *fake, size_t shard, int i) {

@@ -60,6 +60,8 @@ size_t fake_count(struct fake *fake, size_t shard);
 const struct fake_request *fake_request(struct fake *fake, size_t shard, int i);
 size_t fake_applied(struct fake *fake, size_t shard);
 size_t fake_declared(struct fake *fake);
+uint32_t fake_tiers(struct fake *fake, uint32_t slot,
+                    uint32_t *shows); /* shows[LAYOUT_TIERS_MAX] */
 size_t fake_shard_of(const struct fake *fake, uint32_t slot, uint64_t key);
 
 /* The first feasign from `from` on that lives on this shard. */

@@ -426,6 +426,74 @@ static void an_undone_change_brings_the_layout_back(void **state) {
     layout_destroy(&layout);
 }
 
+static struct layout *tiered_slot(void) {
+    struct layout *const layout = one_slot();
+    struct layout_slot *const slot = &layout->slots[0];
+    slot->n_tiers = 3;
+    memcpy(slot->tier_shows, (uint32_t[]){0, 5, 50}, 3 * sizeof(uint32_t));
+    memcpy(slot->tier_widths, (uint32_t[]){1, 3, DIM}, 3 * sizeof(uint32_t));
+    return layout;
+}
+
+static struct change *tiered_change(const struct layout *layout, bool dense) {
+    struct change *const change = one_change(layout, 2, dense);
+    uint64_t seed = 4;
+    if (dense)
+        fill_rotation(&change->slots[0], &seed);
+    else
+        change->slots[0].keep[1] = 4;
+    change_slot_tiers(&change->slots[0], 3, layout->slots[0].tier_widths, (uint32_t[]){0, 2, 2});
+    return change;
+}
+
+static void tiers_change_with_their_slot_and_back(void **state) {
+    for (int dense = 0; dense < 2; dense++) {
+        struct layout *layout = tiered_slot(), *after, *back;
+        struct change *change = tiered_change(layout, dense != 0), *undo;
+        assert_int_equal(change_apply(change, layout, NULL, &after, NULL), DIMFIT_OK);
+        assert_int_equal(after->slots[0].n_tiers, 3);
+        assert_int_equal(after->slots[0].tier_shows[2], 50);
+        assert_memory_equal(after->slots[0].tier_widths, ((uint32_t[]){0, 2, 2}),
+                            3 * sizeof(uint32_t));
+        assert_int_equal(change_undo(change, after->epoch + 1, &undo), DIMFIT_OK);
+        assert_int_equal(change_tier_before(change, &change->slots[0], 1), 3);
+        assert_int_equal(change_tier_after(change, &change->slots[0], 0), 0);
+        assert_int_equal(change_tier_before(undo, &undo->slots[0], 0), 0);
+        assert_int_equal(change_tier_after(undo, &undo->slots[0], 1), 3);
+        assert_int_equal(change_apply(undo, after, layout, &back, NULL), DIMFIT_OK);
+        assert_memory_equal(back->slots[0].tier_widths, ((uint32_t[]){1, 3, DIM}),
+                            3 * sizeof(uint32_t));
+        layout_destroy(&back);
+        layout->slots[0].tier_widths[0] = 2;
+        assert_int_equal(change_apply(undo, after, layout, &back, NULL), DIMFIT_ERR_INVALID);
+        change_destroy(&change);
+        change_destroy(&undo);
+        layout_destroy(&layout);
+        layout_destroy(&after);
+    }
+}
+
+static void a_change_for_other_tiers_is_refused(void **state) {
+    struct layout *layout = tiered_slot(), *after = NULL;
+    struct err_detail detail;
+    struct change *change = one_change(layout, 2, false);
+    change->slots[0].keep[1] = 4;
+    assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_string_equal(detail.text,
+                        "slot 9: the change is for other widths of its tiers than the layout's");
+    change_destroy(&change);
+    change = tiered_change(layout, false);
+    change->slots[0].tier_from[1] = 4;
+    assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
+    change->slots[0].tier_from[1] = 3;
+    change->slots[0].tier_to[0] = 3;
+    assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
+    assert_string_equal(detail.text, "slot 9: tier 1 is 2 wide, narrower than the one below");
+    assert_null(after);
+    change_destroy(&change);
+    layout_destroy(&layout);
+}
+
 /* One slot by selection, one dense, one dense without shift, one that goes, and three that grow. */
 static struct change *mixed(void) {
     struct change *change;
@@ -450,6 +518,7 @@ static struct change *mixed(void) {
     assert_int_equal(change_slot_alloc_added(&change->slots[6], 9, 3, 2, 2, 1, false), DIMFIT_OK);
     assert_int_equal(change_slot_alloc_mix(&change->slots[6]), DIMFIT_OK);
     change->slots[6].columns[1] = change->slots[6].mix[1] = change->slots[6].centre[0] = 1;
+    change_slot_tiers(&change->slots[1], 2, (uint32_t[]){2, 3}, (uint32_t[]){0, 2});
     return change;
 }
 
@@ -495,6 +564,10 @@ static void a_change_survives_its_bytes(void **state) {
     assert_true(back->slots[5].drawn);
     assert_null(back->slots[5].mix);
     assert_true(back->slots[6].mix[1] == 1 && back->slots[6].centre[0] == 1);
+    assert_int_equal(back->slots[0].n_tiers, 1);
+    assert_int_equal(back->slots[1].n_tiers, 2);
+    assert_int_equal(back->slots[1].tier_from[0], 2);
+    assert_int_equal(back->slots[1].tier_to[0], 0);
     struct buf again = bytes_of(back);
     assert_int_equal(bytes.len, again.len);
     assert_memory_equal(bytes.data, again.data, again.len);
@@ -573,6 +646,15 @@ static void changes_that_are_none_are_refused(void **state) {
     change->slots[4].columns[2] = 2;
     decode_refused(change, "slot 7: the added columns");
     change->slots[4].columns[2] = 1;
+    change->slots[1].tier_from[0] = 4;
+    decode_refused(change, "slot 2: tier 1 is 3 wide");
+    change->slots[1].tier_from[0] = 2;
+    change->slots[1].tier_to[0] = 3;
+    decode_refused(change, "slot 2: tier 1 is 2 wide");
+    change->slots[1].tier_to[0] = 0;
+    change->undoes = 2;
+    decode_refused(change, "no change");
+    change->undoes = 3;
     change->slots[6].mix[0] = INFINITY;
     decode_refused(change, "slot 9: what rows get in new directions is not finite");
     change->slots[6].mix[0] = 0;
@@ -608,6 +690,8 @@ int main(void) {
         cmocka_unit_test(columns_across_what_is_kept_are_refused),
         cmocka_unit_test(an_undone_change_brings_the_layout_back),
         cmocka_unit_test(ftrl_is_selected_from_and_never_turned),
+        cmocka_unit_test(tiers_change_with_their_slot_and_back),
+        cmocka_unit_test(a_change_for_other_tiers_is_refused),
         cmocka_unit_test(a_change_survives_its_bytes),
         cmocka_unit_test(every_truncation_is_refused),
         cmocka_unit_test(any_changed_byte_is_refused_or_gives_a_sound_change),

@@ -655,6 +655,16 @@ static void declared_settings_travel(void **state) {
     assert_string_equal(dimfit_slot(f->client, 9)->name, "linear");
     assert_false(dimfit_slot(f->client, 9)->search);
     assert_true(dimfit_slot(f->client, 8)->search);
+    const uint32_t tiers[LAYOUT_TIERS_MAX] = {10, 100, 1000, 10000, 100000, 1000000, 10000000};
+    const struct dimfit_declare tiered[2] = {{.slot = 10, .dim = 4, .tiers = tiers, .n_tiers = 2},
+                                             {.slot = 11, .tiers = tiers}};
+    assert_int_equal(dimfit_declare(f->client, tiered, 2), DIMFIT_OK);
+    uint32_t shows[LAYOUT_TIERS_MAX];
+    assert_int_equal(fake_tiers(f->fake, 11, shows), 1);
+    assert_int_equal(fake_tiers(f->fake, 10, shows), 3);
+    assert_memory_equal(shows, ((uint32_t[]){0, 10, 100}), 3 * sizeof(uint32_t));
+    const struct dimfit_declare many = {.slot = 12, .tiers = tiers, .n_tiers = LAYOUT_TIERS_MAX};
+    assert_int_equal(dimfit_declare(f->client, &many, 1), DIMFIT_ERR_INVALID);
     const struct dimfit_declare bad = {
         .slot = 7, .dim = 1, .optimizer = "no such optimizer there is"};
     (void)!dimfit_declare(f->client, &bad, 1); /* must not upset the handle */

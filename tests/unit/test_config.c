@@ -146,7 +146,7 @@ static void unknown_keys_are_refused_with_their_line_and_the_nearest_key(void **
     refused("defaults:\n  id: 1\n", 2,
             "id: no key of defaults; it takes dim, width, optimizer, lr, eps, beta1, beta2, "
             "ftrl_beta, l1, l2, init, init_scale, search, admit, expire_days, expire_shows, decay, "
-            "clicks or last_seen");
+            "clicks, last_seen or tiers");
 }
 
 static void wrong_types_are_refused(void **state) {
@@ -231,6 +231,33 @@ static void a_last_seen_day_that_is_needed_cannot_be_turned_off(void **state) {
             "last_seen: false, but decay needs it");
     refused("defaults: {expire_days: 7}\nslots:\n- {id: 1}\n- {id: 2, last_seen: false}\n", 4,
             "last_seen: false, but expire_days needs it");
+}
+
+static void tiers_are_a_list_of_show_counts(void **state) {
+    struct config config;
+    struct err_detail detail = {""};
+    assert_int_equal(read_text("defaults: {tiers: [10, 100]}\n"
+                               "slots: [{id: 1}, {id: 2, tiers: []}, {id: 3, tiers: [7]}]\n",
+                               &config, &detail),
+                     DIMFIT_OK);
+    const struct layout_slot *const s = config.slots;
+    assert_int_equal(s[0].n_tiers, 3);
+    assert_memory_equal(s[0].tier_shows, ((uint32_t[]){0, 10, 100}), 3 * sizeof(uint32_t));
+    assert_int_equal(s[1].n_tiers, 1);
+    assert_int_equal(s[2].n_tiers, 2);
+    assert_int_equal(s[2].tier_shows[1], 7);
+    config_fini(&config);
+    const char *const bad[] = {"10",       "[10, 10]", "[0]",        "[-1]",
+                               "[1, [2]]", "[x]",      "[16777217]", "[1, 2, 3, 4, 5, 6, 7, 8]"};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        char text[64], why[160];
+        snprintf(text, sizeof text, "slots:\n- id: 1\n  tiers: %s\n", bad[i]);
+        snprintf(why, sizeof why,
+                 "tiers: \"%s\" is not a list such as [10, 100]: at most 7 show counts within "
+                 "1..16777216, ascending",
+                 i == 4 ? "[1, a list or mapping]" : bad[i]);
+        refused(text, 3, why);
+    }
 }
 
 static void the_daily_shrink_takes_a_time_or_off(void **state) {
@@ -362,7 +389,7 @@ static void the_printed_configuration_tells_where_values_came_from(void **state)
     assert_non_null(strstr(text, "\nseed: 9  # option --seed\n"));
     assert_non_null(strstr(text, "\nscore_memory: 1G  # default\n"));
     assert_non_null(strstr(text, "\n  lr: 0.05  # default\n"));
-    snprintf(line, sizeof line, "last_seen: false}  # %s:3\n", path);
+    snprintf(line, sizeof line, "tiers: []}  # %s:3\n", path);
     assert_non_null(strstr(text, line));
     free(text);
     config_fini(&config);
@@ -372,12 +399,13 @@ static void the_printed_configuration_reads_back_the_same(void **state) {
     struct config first, second;
     struct err_detail detail = {""};
     assert_int_equal(
-        read_text("shards: 2\nmax_memory: 3000\nover_memory: skip\ndata_dir: \"/a \\\"q\\\\\"\n"
-                  "shrink_at: 00:30\n"
-                  "defaults: {dim: 4, lr: 0.3, width: 2, decay: 0.97}\n"
-                  "slots: [{id: 1}, {id: 2, dim: 64, width: 33, init_scale: 0.1,\n"
-                  "         admit: 4, decay: 1, expire_shows: 1.5, clicks: true}]\n",
-                  &first, &detail),
+        read_text(
+            "shards: 2\nmax_memory: 3000\nover_memory: skip\ndata_dir: \"/a \\\"q\\\\\"\n"
+            "shrink_at: 00:30\n"
+            "defaults: {dim: 4, lr: 0.3, width: 2, decay: 0.97}\n"
+            "slots: [{id: 1}, {id: 2, dim: 64, width: 33, init_scale: 0.1,\n"
+            "         admit: 4, decay: 1, expire_shows: 1.5, clicks: true, tiers: [3, 40]}]\n",
+            &first, &detail),
         DIMFIT_OK);
     char *const text = printed(&first);
     assert_int_equal(read_text(text, &second, &detail), DIMFIT_OK);
@@ -392,6 +420,10 @@ static void the_printed_configuration_reads_back_the_same(void **state) {
     assert_int_equal(second.slots[1].width, 33);
     assert_true(second.slots[1].init_scale == 0.1f);
     assert_int_equal(second.shrink_at, 30);
+    assert_int_equal(second.slots[0].n_tiers, 1);
+    assert_int_equal(second.slots[1].n_tiers, 3);
+    assert_memory_equal(second.slots[1].tier_shows, first.slots[1].tier_shows,
+                        sizeof first.slots[1].tier_shows);
     assert_null(retention_difference(&second.defaults.retention, &first.defaults.retention));
     for (size_t i = 0; i < 2; i++)
         assert_null(retention_difference(&second.slots[i].retention, &first.slots[i].retention));
@@ -426,6 +458,7 @@ int main(void) {
         cmocka_unit_test(retention_is_read_by_slot_over_the_defaults),
         cmocka_unit_test(retention_out_of_range_is_refused),
         cmocka_unit_test(a_last_seen_day_that_is_needed_cannot_be_turned_off),
+        cmocka_unit_test(tiers_are_a_list_of_show_counts),
         cmocka_unit_test(the_daily_shrink_takes_a_time_or_off),
         cmocka_unit_test(things_given_twice_are_refused),
         cmocka_unit_test(broken_yaml_is_refused_with_its_line),

@@ -176,6 +176,22 @@ static void slots_show_what_retention_does_where_a_slot_has_it(void **state) {
         "0      no\n");
 }
 
+static void slots_show_tiers_where_a_slot_has_them(void **state) {
+    shows(view_slots,
+          "{\"epoch\":2,\"slots\":[{\"id\":1,\"name\":\"user\",\"dim\":16,\"width\":4,"
+          "\"rows\":12,\"bytes\":80,\"search\":true,\"basis\":\"axis\","
+          "\"optimizer\":\"sgd\",\"lr\":1,\"tiers\":[{\"shows\":0,\"width\":0},"
+          "{\"shows\":10,\"width\":2},{\"shows\":100,\"width\":4}]},"
+          "{\"id\":2,\"name\":\"hour\",\"dim\":1,\"width\":1,\"rows\":10,\"bytes\":80,"
+          "\"search\":false,\"basis\":\"axis\",\"optimizer\":\"sgd\",\"lr\":1,"
+          "\"tiers\":[{\"shows\":0,\"width\":1}]}]}",
+          "epoch 2\n"
+          "\n"
+          "SLOT  NAME  DIM  WIDTH  ROWS  BYTES  SEARCH  BASIS  OPTIMIZER  LR  TIERS\n"
+          "   1  user   16      4    12   80 B  yes     axis   sgd         1  0:0 10:2 100:4\n"
+          "   2  hour    1      1    10   80 B  no      axis   sgd         1  -\n");
+}
+
 static const char shrunk[] =
     "{\"shrink\":4,\"state\":\"done\",\"day\":20000,\"seconds\":2.5,\"dry_run\":%s,"
     "\"pending_evicted\":40,\"seen\":1500,\"to_see\":1500,\"rows_before\":1500,\"evicted\":250,"
@@ -392,6 +408,7 @@ int main(void) {
         cmocka_unit_test(status_names_every_shard),
         cmocka_unit_test(stats_show_totals_and_shards),
         cmocka_unit_test(slots_show_width_and_optimizer),
+        cmocka_unit_test(slots_show_tiers_where_a_slot_has_them),
         cmocka_unit_test(slots_show_what_retention_does_where_a_slot_has_it),
         cmocka_unit_test(a_shrink_shows_rows_before_evicted_and_after),
         cmocka_unit_test(a_dry_run_shows_what_would_go_and_stay),

@@ -400,6 +400,93 @@ static void retention_that_contradicts_itself_is_refused_from_bytes(void **state
     layout_destroy(&layout);
 }
 
+static void tiers_start_as_wide_as_their_slot(void **state) {
+    struct layout *layout = new_layout();
+    add(layout, 1, "one");
+    struct layout_slot slot = spec(8, "x");
+    slot.n_tiers = 3;
+    slot.tier_shows[1] = 10;
+    slot.tier_shows[2] = LAYOUT_TIER_SHOWS_MAX;
+    assert_int_equal(layout_add_slot(layout, &slot, NULL), DIMFIT_OK);
+    const struct layout_slot *const plain = layout_find(layout, 1), *const tiered = layout_find(
+                                                                        layout, 8);
+    assert_int_equal(plain->n_tiers, 1);
+    assert_int_equal(plain->tier_widths[0], plain->width);
+    assert_int_equal(tiered->n_tiers, 3);
+    for (uint32_t t = 0; t < 3; t++)
+        assert_int_equal(tiered->tier_widths[t], tiered->width);
+    layout_destroy(&layout);
+}
+
+static void tiers_that_do_not_ascend_are_refused(void **state) {
+    struct layout_slot slot = spec(8, "x");
+    slot.n_tiers = 3;
+    slot.tier_shows[1] = slot.tier_shows[2] = 10;
+    refused(&slot, "tiers: show counts must ascend within 1..16777216, 10 comes after 10");
+    slot.tier_shows[1] = 0;
+    refused(&slot, "0 comes after 0");
+    slot.tier_shows[1] = 1;
+    slot.tier_shows[2] = LAYOUT_TIER_SHOWS_MAX + 1;
+    refused(&slot, "16777217 comes after 1");
+    slot.tier_shows[2] = 2;
+    slot.tier_shows[0] = 1;
+    refused(&slot, "from no show on");
+    slot.tier_shows[0] = 0;
+    slot.n_tiers = LAYOUT_TIERS_MAX + 1;
+    refused(&slot, "1 to 8 tiers");
+}
+
+/* Slot 3, of width 3, in three tiers. */
+static struct layout *tiered(void) {
+    struct layout *const layout = mixed();
+    struct layout_slot *const slot = &layout->slots[0];
+    slot->n_tiers = 3;
+    memcpy(slot->tier_shows, (uint32_t[]){0, 5, 50}, 3 * sizeof(uint32_t));
+    memcpy(slot->tier_widths, (uint32_t[]){0, 2, 3}, 3 * sizeof(uint32_t));
+    return layout;
+}
+
+static void tiers_survive_their_bytes(void **state) {
+    struct layout *layout = tiered(), *back;
+    struct buf bytes = {0};
+    layout_encode(layout, &bytes);
+    assert_int_equal(layout_decode(bytes.data, bytes.len, &back, NULL), DIMFIT_OK);
+    const struct layout_slot *const slot = &back->slots[0];
+    assert_int_equal(slot->n_tiers, 3);
+    assert_memory_equal(slot->tier_shows, ((uint32_t[]){0, 5, 50}), 3 * sizeof(uint32_t));
+    assert_memory_equal(slot->tier_widths, ((uint32_t[]){0, 2, 3}), 3 * sizeof(uint32_t));
+    assert_same_bytes(layout, back);
+    for (size_t n = 0; n < bytes.len; n++)
+        assert_int_equal(decode_exact(bytes.data, n), DIMFIT_ERR_PROTOCOL);
+    for (size_t i = 0; i < bytes.len; i++) {
+        for (int flip = 1; flip < 256; flip++) {
+            bytes.data[i] ^= (uint8_t)flip;
+            (void)decode_exact(bytes.data, bytes.len);
+            bytes.data[i] ^= (uint8_t)flip;
+        }
+    }
+    buf_fini(&bytes);
+    layout_destroy(&layout);
+    layout_destroy(&back);
+}
+
+static void tiers_that_contradict_themselves_are_refused_from_bytes(void **state) {
+    struct layout *layout = tiered();
+    struct layout_slot *const slot = &layout->slots[0];
+    slot->tier_widths[0] = 3;
+    decode_refused(layout, "slot 3: tier 1 is 2 wide, narrower than the one below");
+    slot->tier_widths[0] = 0;
+    slot->tier_widths[1] = 4;
+    decode_refused(layout, "slot 3: tier 2 is 3 wide");
+    slot->tier_widths[1] = 2;
+    slot->tier_shows[2] = 5;
+    decode_refused(layout, "slot 3: tiers");
+    slot->tier_shows[2] = 50;
+    slot->n_tiers = 0;
+    decode_refused(layout, "malformed");
+    layout_destroy(&layout);
+}
+
 static void the_settings_of_ftrl_survive_their_bytes(void **state) {
     struct layout *layout, *copy;
     struct buf bytes = {0};
@@ -452,6 +539,10 @@ int main(void) {
         cmocka_unit_test(bases_that_are_none_are_refused),
         cmocka_unit_test(retention_that_contradicts_itself_is_refused_from_bytes),
         cmocka_unit_test(the_settings_of_ftrl_survive_their_bytes),
+        cmocka_unit_test(tiers_start_as_wide_as_their_slot),
+        cmocka_unit_test(tiers_that_do_not_ascend_are_refused),
+        cmocka_unit_test(tiers_survive_their_bytes),
+        cmocka_unit_test(tiers_that_contradict_themselves_are_refused_from_bytes),
         cmocka_unit_test(words_for_optimizers_and_inits_go_both_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -55,6 +55,8 @@ class Declare(ctypes.Structure):
         ("lr", c_double),
         ("init", c_char_p),
         ("init_scale", c_double),
+        ("tiers", POINTER(c_uint32)),
+        ("n_tiers", c_uint32),
     ]
 
 

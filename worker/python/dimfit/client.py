@@ -19,7 +19,7 @@ from .layout import Layout, Slot, State, Trial
 
 _VIEWS = {"full": _native.FULL, "compact": _native.COMPACT}
 _MODES = {"train": _native.TRAIN, "score": _native.SCORE, "train+score": _native.TRAIN_SCORE}
-_DECLARATION = ("dim", "name", "search", "optimizer", "lr", "init", "init_scale")
+_DECLARATION = ("dim", "name", "search", "optimizer", "lr", "init", "init_scale", "tiers")
 
 #: Layouts that a compact pull follows before it gives up: they take seconds to make, a pull none.
 _LAYOUT_CHASES = 8
@@ -186,8 +186,8 @@ class Client:
         """Make slots known to the cluster.
 
         slots: slot -> any of dim, name, search (True), optimizer ("sgd", "adagrad",
-        "rowwise_adagrad", "adam", "ftrl"), lr, init ("zero", "uniform", "normal"), init_scale. What is left
-        out is the cluster's default. Slots that the cluster has must agree in dim.
+        "rowwise_adagrad", "adam", "ftrl"), lr, init ("zero", "uniform", "normal"), init_scale, tiers (show
+        counts at which popularity tiers above the first begin, ascending). What is left out is the cluster's default. Slots that the cluster has must agree in dim.
 
         Raises Error: WIDTH for another dim, UNKNOWN_SLOT where the cluster takes no new slots.
         """
@@ -653,6 +653,9 @@ def _declaration(out: _native.Declare, slot: int, settings: Mapping[str, Any]) -
             setattr(out, name, _text(f"slot {slot}: {name}", given[name]))
     for name in ("lr", "init_scale"):
         setattr(out, name, _real(f"slot {slot}: {name}", given.get(name, 0)))
+    if "tiers" in given:
+        shows = [_count(f"slot {slot}: tiers", v, 1) for v in given["tiers"]]
+        out.tiers, out.n_tiers = (ctypes.c_uint32 * max(len(shows), 1))(*shows), len(shows)
 
 
 def _dense(name: str, tag: int, values: np.ndarray) -> _native.Dense:
