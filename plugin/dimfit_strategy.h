@@ -18,13 +18,21 @@
  * the same input, when those trials are done. So it must ask for the same things in every call, up
  * to what it makes of their results; a search that was interrupted goes on by the trials it kept.
  *
+ * A slot may have tiers, bands of its rows by popularity, each with a width of its own in the
+ * slot's one basis. What is said of a slot here is then said of each of its tiers: they come as
+ * entries of one id, one behind the other, the most popular last, with the rows, scores and norms
+ * of their own
+ * (`tiers`). The host makes of any answer, and of what a trial asks, what rows can be stored at: of
+ * each tier as many of its first units as were kept, and no more than the next entry, the tier more
+ * popular, has. select() takes them so from the start.
+ *
  * A plugin may not keep pointers after plan() returns, may not exit, and writes nothing but keep[].
  * One that plans for longer than ten minutes at a stretch fails its search.
  *
  * History: 1.0 first version. 2.0 a slot's units may include some that it does not have yet
  * (`room`). A strategy may try what it decides: DIMFIT_NEEDS_TRIALS, DIMFIT_PLAN_WAITS, the host's
  * trial(), candidate() and choose(), the input's `trial_samples` and `ordered`. A strategy says
- * that it reads `lookups`, and may read `eigen`.
+ * that it reads `lookups`, and may read `eigen`. 2.1 tiers: the input's `tiers`.
  */
 #ifndef DIMFIT_STRATEGY_H
 #define DIMFIT_STRATEGY_H
@@ -38,7 +46,7 @@ extern "C" {
 
 #define DIMFIT_STRATEGY_MAGIC     0x64665374u /* "dfSt" */
 #define DIMFIT_STRATEGY_ABI_MAJOR 2
-#define DIMFIT_STRATEGY_ABI_MINOR 0
+#define DIMFIT_STRATEGY_ABI_MINOR 1
 
 /* What a strategy reads; the host gathers just that. */
 enum dimfit_strategy_needs {
@@ -50,7 +58,7 @@ enum dimfit_strategy_needs {
     DIMFIT_NEEDS_BASES = 1 << 9,    /* what every basis is made of, for candidates in each */
 };
 
-/* One slot's units. Arrays are borrowed. */
+/* One slot's units, or one tier's. Arrays are borrowed. */
 struct dimfit_strategy_slot {
     uint32_t id;
     uint32_t dim;     /* model width */
@@ -69,6 +77,14 @@ struct dimfit_strategy_slot {
                           * whichever they were); NULL unless needed */
 };
 
+/* Which tier an entry is. */
+struct dimfit_strategy_tier {
+    uint32_t tier;    /* 0: the tail */
+    uint32_t n_tiers; /* of the slot; 1: it has none */
+    uint32_t have;    /* units that its rows are stored at, and the floor at most; the slot has as
+                       * many as its last tier */
+};
+
 struct dimfit_strategy_input {
     uint32_t size; /* of this struct, as the host knows it */
     uint32_t min_dim;
@@ -77,9 +93,11 @@ struct dimfit_strategy_input {
     double cost_before;  /* what all units cost */
     const char *options; /* "key=value,key=value" as the user gave them, "" for none */
     size_t n_slots;
-    const struct dimfit_strategy_slot *slots; /* ascending by id */
+    const struct dimfit_strategy_slot *slots; /* ascending by id and tier */
     int ordered; /* a slot's units come in the order to keep them in: the basis is fitted */
     uint64_t trial_samples; /* that a trial is to be evaluated on, unless it says otherwise */
+    /* 2.1 */
+    const struct dimfit_strategy_tier *tiers; /* [n_slots] */
 };
 
 /* What a worker measured of the model under a trial, and of the model as it is on the same samples

@@ -11,10 +11,8 @@
  *
  * Both keep a slot's first units, which are the leading directions in a fitted basis.
  */
-#include "plugin/dimfit_strategy.h"
+#include "plugin/units.h"
 
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const uint32_t rungs[] = {0, 1, 4, 8, 16, 32, 64, 128, 256, 512};
@@ -30,7 +28,7 @@ struct choice {
 
 static uint32_t clip(const struct choice *choice, size_t i, double width) {
     const struct dimfit_strategy_slot *const slot = &choice->input->slots[i];
-    const double floor_width = choice->input->min_dim;
+    const double floor_width = units_floor(choice->input, i);
     const double wanted = width > floor_width ? width : floor_width;
     return wanted < slot->width ? (uint32_t)wanted : slot->width;
 }

@@ -29,7 +29,8 @@ struct race {
     uint32_t n;
 };
 
-/* A number in (0, 1) that depends on the seed and what it is for alone. */
+/* A number in (0, 1) that depends on the seed and what it is for alone. `slot` has its tier above
+ * its id. */
 static double draw(uint64_t seed, uint64_t candidate, uint64_t slot) {
     uint64_t z = seed * 0x9e3779b97f4a7c15u + candidate * 0xbf58476d1ce4e5b9u +
                  slot * 0x94d049bb133111ebu;
@@ -48,7 +49,8 @@ static int make(const struct race *race, uint32_t number) {
     const double spread = number == 0 ? 0 : 4 * draw(input->seed, number, UINT32_MAX);
     const double decay = number == 0 ? 0.5 : 0.3 + 0.65 * draw(input->seed, number, UINT32_MAX - 1);
     for (size_t i = 0; i < input->n_slots; i++) {
-        const double weight = exp(spread * (draw(input->seed, number, input->slots[i].id) - 0.5));
+        const uint64_t slot = input->slots[i].id | (uint64_t)input->tiers[i].tier << 32;
+        const double weight = exp(spread * (draw(input->seed, number, slot) - 0.5));
         for (uint32_t k = 0; k < order_have(&input->slots[i]); k++)
             race->units->priority[i][race->order->unit[i][k]] = weight * pow(decay, k);
     }

@@ -4,6 +4,10 @@
  * cost: it takes a trial a unit.
  *
  * unit=dim (default) or slot: what is masked. by=loss (default) or auc: how its cost is told.
+ *
+ * A tier keeps its first units, and none that a more popular one lacks. So the cost of its units
+ * from one on is that of masking those in all tiers down from it, less that of masking them in the
+ * tiers below; and a unit's is that of the units from it on, less that of those behind it.
  */
 #include "plugin/units.h"
 
@@ -50,23 +54,41 @@ static int try_without(const struct dimfit_strategy_host *host, uint8_t *const *
     return answer;
 }
 
+/* below[k]: what masking units from k on costs in the tiers below; gets what it costs with this
+ * one. */
+static void take_own(const struct options *options, double *priority, double *below,
+                     uint32_t width) {
+    for (uint32_t k = 0; k < width; k++) {
+        const double all = priority[k];
+        priority[k] -= below[k];
+        below[k] = all;
+    }
+    for (uint32_t k = 0; k + 1 < width && !options->slots; k++)
+        priority[k] -= priority[k + 1];
+}
+
 /* Everything is asked for in one go. DIMFIT_PLAN_DONE when all of it is known. */
 static int measure(const struct dimfit_strategy_host *host,
                    const struct dimfit_strategy_input *input, const struct options *options,
-                   uint8_t *const *keep, double **priority) {
+                   uint8_t *const *keep, double **priority, double *below) {
     int waits = 0;
     for (size_t i = 0; i < input->n_slots; i++) {
         const uint32_t width = input->slots[i].width - input->slots[i].room;
         const uint32_t step = options->slots ? width : 1;
+        const int tiers = input->tiers[i].n_tiers > 1;
         for (uint32_t k = 0; k < width; k += step) {
             struct dimfit_trial_result result;
-            const int answer = try_without(host, keep, i, k, k + step, &result);
+            const int answer = try_without(host, keep, i, k, tiers ? width : k + step, &result);
             if (answer == DIMFIT_TRIAL_FAILED)
                 return DIMFIT_PLAN_FAILED;
             waits |= answer == DIMFIT_TRIAL_ASKED;
             for (uint32_t j = k; answer == DIMFIT_TRIAL_KNOWN && j < k + step; j++)
                 priority[i][j] = cost_of(options, &result);
         }
+        if (input->tiers[i].tier == 0)
+            memset(below, 0, width * sizeof *below);
+        if (tiers)
+            take_own(options, priority[i], below, width);
     }
     return waits ? DIMFIT_PLAN_WAITS : DIMFIT_PLAN_DONE;
 }
@@ -75,18 +97,24 @@ static int plan(const struct dimfit_strategy_host *host, const struct dimfit_str
                 uint8_t *const *keep) {
     struct options options;
     struct units units;
+    uint32_t widest = 0;
     if (read_options(host, &options) != 0)
         return DIMFIT_PLAN_FAILED;
-    if (!units_init(&units, input)) {
+    for (size_t i = 0; i < input->n_slots; i++)
+        widest = input->slots[i].width > widest ? input->slots[i].width : widest;
+    double *const below = calloc((size_t)widest + 1, sizeof *below);
+    if (!units_init(&units, input) || below == NULL) {
+        free(below);
         units_fini(&units);
         return host->fail(host->self, "out of memory");
     }
     for (size_t i = 0; i < input->n_slots; i++)
         memset(keep[i], 1, input->slots[i].width);
     units_refuse_room(&units, input);
-    int answer = measure(host, input, &options, keep, units.priority);
+    int answer = measure(host, input, &options, keep, units.priority, below);
     if (answer == DIMFIT_PLAN_DONE)
         answer = units_select(&units, host, keep);
+    free(below);
     units_fini(&units);
     return answer;
 }

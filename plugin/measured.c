@@ -6,6 +6,9 @@
  * saves no more than the one before, and taking units by what they save per parameter is the best
  * that any choice of widths can do for the sum of the slots' losses. Widths between two measured
  * ones lie on the line between them. A sum it is: what two slots lose together is not measured.
+ *
+ * A tier can't be narrowed without those less popular, so what it loses at a width is what the slot
+ * does less what it does where those below it alone have this width.
  */
 #include "plugin/order.h"
 #include "plugin/units.h"
@@ -83,21 +86,35 @@ static void rank(const struct curve *curve, const struct order *order, size_t i,
     }
 }
 
+/* What the tier of this curve loses by itself; `below` has the losses of those below it, at the
+ * same widths, and gets its own. */
+static void take_own(struct curve *curve, double *below) {
+    for (int j = 0; j < curve->n; j++) {
+        const double all = curve->loss[j];
+        curve->loss[j] -= below[j];
+        below[j] = all;
+    }
+}
+
 static int plan_slots(const struct dimfit_strategy_host *host,
                       const struct dimfit_strategy_input *input, const struct order *order,
                       struct units *units, uint8_t *const *keep) {
+    double below[WIDTHS_MAX];
     int waits = 0;
     units_refuse_room(units, input);
     for (size_t i = 0; i < input->n_slots; i++)
         memset(keep[i], 1, input->slots[i].width);
     for (size_t i = 0; i < input->n_slots; i++) {
         struct curve curve;
+        if (input->tiers[i].tier == 0)
+            memset(below, 0, sizeof below);
         set_widths(&curve, order_have(&input->slots[i]));
         const int answer = measure(host, input, order, i, keep, &curve);
         if (answer == DIMFIT_PLAN_FAILED)
             return answer;
         waits |= answer == DIMFIT_PLAN_WAITS;
         if (answer == DIMFIT_PLAN_DONE) {
+            take_own(&curve, below);
             take_hull(&curve);
             rank(&curve, order, i, input->slots[i].unit_cost, units->priority[i]);
         }

@@ -1,6 +1,6 @@
 /*
  * A slot's units in the order in which a narrower width would keep them: as they come in a fitted
- * basis, by their norm otherwise.
+ * basis or where it has tiers, by their norm otherwise.
  */
 #ifndef PLUGIN_ORDER_H
 #define PLUGIN_ORDER_H
@@ -42,7 +42,7 @@ static inline int order_init(struct order *order, const struct dimfit_strategy_i
         order->unit[i] = at;
         for (uint32_t k = 0; k < order_have(&input->slots[i]); k++)
             at[k] = k;
-        if (!input->ordered)
+        if (!input->ordered && input->tiers[i].n_tiers == 1)
             qsort_r(at, order_have(&input->slots[i]), sizeof *at, order_compare,
                     (void *)input->slots[i].norm);
     }

@@ -1,6 +1,6 @@
 /*
- * random: every unit draws its priority from (seed, slot, unit), so that the same seed keeps the
- * same units whatever other slots there are. The baseline that a score has to beat.
+ * random: every unit draws its priority from (seed, slot, tier, unit), so that the same seed keeps
+ * the same units whatever other slots there are. The baseline that a score has to beat.
  */
 #include "plugin/dimfit_strategy.h"
 
@@ -28,7 +28,8 @@ static int plan(const struct dimfit_strategy_host *host, const struct dimfit_str
     }
     double *draw = draws;
     for (size_t i = 0; i < input->n_slots; i++) {
-        const uint64_t slot_seed = mix(mix(input->seed) ^ input->slots[i].id);
+        const uint64_t slot_seed = mix(mix(input->seed) ^ input->slots[i].id ^
+                                       (uint64_t)input->tiers[i].tier << 32);
         priority[i] = draw;
         for (uint32_t k = 0; k < input->slots[i].width; k++)
             *draw++ = (double)(mix(slot_seed + k) >> 11) * 0x1p-53;

@@ -4,7 +4,7 @@
  * smaller ones go on, so that the budget is used. Ranking by density would not be uniform any more,
  * so the widths are chosen here, not by select().
  */
-#include "plugin/dimfit_strategy.h"
+#include "plugin/units.h"
 
 static int plan(const struct dimfit_strategy_host *host, const struct dimfit_strategy_input *input,
                 uint8_t *const *keep) {
@@ -13,16 +13,16 @@ static int plan(const struct dimfit_strategy_host *host, const struct dimfit_str
     /* Every floor comes before any slot's next unit: later levels may not eat what it needs. */
     for (size_t i = 0; i < input->n_slots; i++) {
         const struct dimfit_strategy_slot *const slot = &input->slots[i];
-        for (uint32_t k = 0; k < slot->width && k < input->min_dim; k++) {
+        for (uint32_t k = 0; k < units_floor(input, i); k++) {
             keep[i][k] = 1;
             left -= slot->unit_cost;
         }
         widest = slot->width > widest ? slot->width : widest;
     }
-    for (uint32_t k = input->min_dim; k < widest; k++) {
+    for (uint32_t k = 0; k < widest; k++) {
         for (size_t i = 0; i < input->n_slots; i++) {
             const struct dimfit_strategy_slot *const slot = &input->slots[i];
-            if (k >= slot->width || slot->unit_cost > left)
+            if (k >= slot->width || keep[i][k] || slot->unit_cost > left)
                 continue;
             keep[i][k] = 1;
             left -= slot->unit_cost;

@@ -34,6 +34,11 @@ static inline int units_select(const struct units *units, const struct dimfit_st
     return host->select(host->self, (const double *const *)units->priority, keep);
 }
 
+/* The floor of entry i: of a tier no more than its rows have. */
+static inline uint32_t units_floor(const struct dimfit_strategy_input *input, size_t i) {
+    return input->min_dim < input->tiers[i].have ? input->min_dim : input->tiers[i].have;
+}
+
 /* New units are taken for floors only, by who knows nothing of them. */
 static inline void units_refuse_room(const struct units *units,
                                      const struct dimfit_strategy_input *input) {

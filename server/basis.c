@@ -370,6 +370,34 @@ void basis_score(const struct step_slot *step, const struct basis_fit *basis, do
     }
 }
 
+/* Sums over n rows or lookups, of r and r^T r: squares[k] = sum of ((r - mean) e_k)^2. */
+static void sum_squares(const double *sum, const double *second, double n,
+                        const struct basis_fit *basis, double *squares) {
+    const size_t w = basis->width;
+    double m[LAYOUT_DIM_MAX], s[LAYOUT_DIM_MAX];
+    base_assert(sum != NULL && second != NULL && w <= LAYOUT_DIM_MAX);
+    bilinear(second, basis->encode, basis->encode, w, squares);
+    turn(basis->mean, basis->encode, w, m);
+    turn(sum, basis->encode, w, s);
+    for (size_t k = 0; k < w; k++) {
+        const double square = squares[k] - 2 * m[k] * s[k] + n * m[k] * m[k];
+        squares[k] = square > 0 ? square : 0;
+    }
+}
+
+void basis_share(const struct slot_stats *part, const struct slot_stats *whole,
+                 const struct basis_fit *basis, double *share) {
+    const bool looked = whole->lookups > 0;
+    const double n = looked ? whole->lookups : (double)whole->rows;
+    if (looked)
+        sum_squares(part->looked_sum, part->looked_second, part->lookups, basis, share);
+    else
+        sum_squares(part->sum, part->second, (double)part->rows, basis, share);
+    /* Where no direction was found, or all are worth nothing, none is worth anything here. */
+    for (size_t k = 0; k < basis->width; k++)
+        share[k] = basis->eigenvalue[k] > 0 ? share[k] / n : 0;
+}
+
 static double length(const double *D, size_t w, size_t k) {
     double square = 0;
     for (size_t j = 0; j < w; j++)
@@ -379,15 +407,9 @@ static double length(const double *D, size_t w, size_t k) {
 
 void basis_norm(const struct slot_stats *stats, const struct basis_fit *basis, double *norm) {
     const size_t w = stats->width;
-    const double rows = (double)stats->rows;
-    double m[LAYOUT_DIM_MAX], sum[LAYOUT_DIM_MAX];
-    base_assert(stats->second != NULL && w <= LAYOUT_DIM_MAX);
-    bilinear(stats->second, basis->encode, basis->encode, w, norm);
-    turn(basis->mean, basis->encode, w, m);
-    turn(stats->sum, basis->encode, w, sum);
+    sum_squares(stats->sum, stats->second, (double)stats->rows, basis, norm);
     for (size_t k = 0; k < w; k++) {
-        const double square = norm[k] - 2 * m[k] * sum[k] + rows * m[k] * m[k];
-        norm[k] = square > 0 ? sqrt(square) : 0;
+        norm[k] = sqrt(norm[k]);
         if (basis->decode != basis->encode)
             norm[k] *= length(basis->decode, w, k);
     }

@@ -62,6 +62,11 @@ dimfit_err basis_change(const struct basis_fit *basis, const uint8_t *keep, size
  * dL/dalpha_k = (D (C - mean^T b)^T E)_kk, and 0 where that is rounding. */
 void basis_score(const struct step_slot *step, const struct basis_fit *basis, double *g);
 
+/* What of each unit's eigenvalue is of some rows, part of those that the basis was fitted to: their
+ * part of the mean over all lookups (rows where there are none) of ((r - mean) e_k)^2. */
+void basis_share(const struct slot_stats *part, const struct slot_stats *whole,
+                 const struct basis_fit *basis, double *share);
+
 /* l2 norm over the slot's rows of what every unit gives back: norm[k] = sqrt of the sum of ((r -
  * mean) e_k)^2, times |d_k|. */
 void basis_norm(const struct slot_stats *stats, const struct basis_fit *basis, double *norm);

@@ -1,5 +1,7 @@
 #include "server/budget.h"
 
+#include "proto/layout.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,6 +110,54 @@ static double rank_of(const struct budget *budget, size_t slot, double priority)
     return cost == 0 ? INFINITY : priority / (double)cost;
 }
 
+static bool is_capped(const struct budget *budget, size_t slot) {
+    return budget->capped != NULL && budget->capped[slot];
+}
+
+/* Non-increasing over the units: pools of adjacent ones that would rise have their mean. */
+static void pool(double *rank, size_t n) {
+    double mean[LAYOUT_DIM_MAX];
+    size_t size[LAYOUT_DIM_MAX], pools = 0;
+    for (size_t k = 0; k < n; k++) {
+        mean[pools] = rank[k];
+        size[pools++] = 1;
+        while (pools > 1 && mean[pools - 1] > mean[pools - 2]) {
+            const double a = mean[pools - 2], b = mean[pools - 1];
+            const double m = (double)size[pools - 2], l = (double)size[pools - 1];
+            /* What is never to be taken keeps what follows it from being taken. */
+            mean[pools - 2] = isinf(a) ? a : (m * a + l * b) / (m + l);
+            size[pools - 2] += size[pools - 1];
+            pools--;
+        }
+    }
+    for (size_t p = 0, k = 0; p < pools; k += size[p++]) {
+        for (size_t j = 0; j < size[p]; j++)
+            rank[k + j] = mean[p];
+    }
+}
+
+/* The units of entries first .. last, tiers of one slot. */
+static size_t list_tiers(const struct budget *budget, const double *const *priority, size_t first,
+                         size_t last, struct unit *units) {
+    double rank[LAYOUT_TIERS_MAX][LAYOUT_DIM_MAX];
+    size_t at = 0;
+    for (size_t i = last + 1; i-- > first;) {
+        double *const own = rank[i - first], *const above = rank[i - first + 1];
+        for (uint32_t k = 0; k < budget->widths[i]; k++)
+            own[k] = rank_of(budget, i, priority[i][k]);
+        pool(own, budget->widths[i]);
+        for (uint32_t k = 0; i < last && k < budget->widths[i]; k++)
+            own[k] = fmin(own[k], above[k]);
+    }
+    for (uint32_t k = 0; k < budget->widths[last]; k++) {
+        for (size_t i = last + 1; i-- > first;) {
+            if (k < budget->widths[i])
+                units[at++] = (struct unit){descending(rank[i - first][k]), (uint32_t)i, k};
+        }
+    }
+    return at;
+}
+
 static dimfit_err list_units(const struct budget *budget, const double *const *priority,
                              struct unit *units) {
     size_t at = 0;
@@ -115,12 +165,22 @@ static dimfit_err list_units(const struct budget *budget, const double *const *p
         for (uint32_t k = 0; k < budget->widths[i]; k++) {
             if (isnan(priority[i][k]))
                 return DIMFIT_ERR_INVALID;
+        }
+    }
+    for (size_t i = 0; i < budget->n_slots; i++) {
+        const size_t first = i;
+        while (is_capped(budget, i))
+            i++;
+        if (i > first) {
+            at += list_tiers(budget, priority, first, i, units + at);
+            continue;
+        }
+        for (uint32_t k = 0; k < budget->widths[i]; k++)
             units[at++] = (struct unit){
                 descending(rank_of(budget, i, priority[i][k])),
                 (uint32_t)i,
                 k,
             };
-        }
     }
     return DIMFIT_OK;
 }
@@ -140,7 +200,8 @@ static void take(const struct budget *budget, const struct unit *units, size_t n
         if (owed[slot] > 0) {
             owed[slot]--;
         } else {
-            if (cost > left || units[u].key == never)
+            if (cost > left || units[u].key == never ||
+                (is_capped(budget, slot) && !keep[slot + 1][units[u].k]))
                 continue;
             left -= cost;
         }

@@ -4,6 +4,12 @@
  * Floors first, then units in descending priority, ties by (slot, unit); a unit that does not fit
  * is skipped and smaller ones are still tried. Costs are whole numbers and are added up exactly.
  * Pure.
+ *
+ * The tiers of a slot are entries of their own, one behind the other, the most popular last. Of
+ * each, units are taken in order, and none that the tier above was not given. So a unit's rank is
+ * the mean over a run of units where a later one would rank higher (they come together or not at
+ * all: the mean of the best such run, which is the least concave majorant of their sum), and at
+ * most that of the same unit of the tier above; ties by (slot, unit, more popular tier first).
  */
 #ifndef SERVER_BUDGET_H
 #define SERVER_BUDGET_H
@@ -21,6 +27,8 @@ struct budget {
     const uint32_t *widths;    /* [n_slots] units of a slot */
     const uint32_t *room;      /* [n_slots] of them, those not there yet; NULL: all are there */
     const uint64_t *unit_cost; /* [n_slots] of each of a slot's units */
+    const bool *capped;        /* [n_slots] the next entry is the slot's next more popular tier, and
+                                * no narrower; NULL: none is */
 };
 
 /* The largest whole number that is at most kappa * whole in float64, as far as 64 bits go. */
@@ -30,7 +38,7 @@ uint64_t budget_limit(double kappa, uint64_t whole);
  * BUDGET when the floors cost more than the limit, naming the smallest feasible kappa. */
 dimfit_err budget_open(struct budget *budget, struct err_detail *detail) MUST_CHECK;
 
-/* How many of a slot's units are its floor: none that is not there yet. */
+/* How many of a tier's units are its floor: none that is not there yet. */
 uint32_t budget_floor(const struct budget *budget, size_t slot);
 
 /* Set keep[i][k] to 0 or 1. Units of priority -INFINITY are taken for the floors only. INVALID when

@@ -201,11 +201,11 @@ static json_t *scores_json(const struct coordinator *c, const struct plan *score
     for (size_t i = 0; i < scores->n_slots; i++) {
         const struct plan_slot *const p = &scores->slots[i];
         const struct layout_slot *const slot = layout_find(c->layout, p->slot);
-        json_array_append_new(slots,
-                              json_pack("{s:I, s:s, s:i, s:I, s:o, s:o}", "id", (json_int_t)p->slot,
-                                        "name", slot == NULL ? "" : slot->name, "tier", 0, "rows",
-                                        (json_int_t)p->rows, "g", report_doubles(p->g, p->before),
-                                        "s", report_doubles(p->s, p->before)));
+        json_array_append_new(
+            slots, json_pack("{s:I, s:s, s:i, s:I, s:o, s:o}", "id", (json_int_t)p->slot, "name",
+                             slot == NULL ? "" : slot->name, "tier", (int)p->tier, "rows",
+                             (json_int_t)p->rows, "g", report_doubles(p->g, p->before), "s",
+                             report_doubles(p->s, p->before)));
     }
     return json_pack("{s:I, s:s, s:s, s:I, s:o}", "epoch", (json_int_t)scores->epoch, "strategy",
                      c->search.id == 0 ? "sseds" : c->search.request.strategy, "estimator",

@@ -25,13 +25,21 @@ void plan_destroy(struct plan **plan) {
 
 static void work_fini(struct plan_work *work) {
     for (size_t i = 0; work->fitted != NULL && i < work->plan->n_slots; i++) {
-        basis_fini(&work->fitted[i].basis);
-        free(work->fitted[i].norm);
-        free(work->fitted[i].expected);
-        free(work->fitted[i].spectrum);
-        free(work->fitted[i].squares);
+        struct plan_fitted *const f = &work->fitted[i];
+        if (work->plan->slots[i].tier == 0 && f->basis != NULL) {
+            basis_fini(f->basis);
+            free(f->basis);
+        }
+        if (work->plan->slots[i].tier == 0)
+            free(f->order);
+        stats_destroy(&f->sum);
+        free(f->norm);
+        free(f->expected);
+        free(f->spectrum);
+        free(f->squares);
     }
     free(work->fitted);
+    stats_destroy(&work->widened);
 }
 
 dimfit_err plan_nomem(const struct plan_work *work) {
@@ -48,18 +56,21 @@ static double *new_values(size_t n) {
 
 /* ---- slots and their bases ------------------------------------------------------------------- */
 
-static dimfit_err list_slot(struct plan_work *work, const struct layout_slot *slot) {
-    const struct slot_stats *const stats = stats_find(work->stats, slot->id);
+static dimfit_err list_tier(struct plan_work *work, const struct layout_slot *slot, uint32_t tier) {
+    const struct slot_stats *const stats = stats_find(work->stats, slot->id, tier);
     if (stats != NULL && stats->width != slot->width)
         return err_set(work->detail, DIMFIT_ERR_WIDTH,
                        "slot %u: its statistics are %u wide, the layout says %u", slot->id,
-                       stats->width, slot->width);
+                       stats->width, slot->tier_widths[tier]);
     work->fitted[work->plan->n_slots].stats = stats;
     struct plan_slot *const s = &work->plan->slots[work->plan->n_slots++];
     *s = (struct plan_slot){
         .slot = slot->id,
-        .before = slot->width,
-        .after = slot->width,
+        .tier = tier,
+        .n_tiers = slot->n_tiers,
+        .before = slot->tier_widths[tier],
+        .after = slot->tier_widths[tier],
+        .units = slot->width,
         .rows = stats != NULL ? stats->rows : 0,
         .g = new_values(slot->width),
         .s = new_values(slot->width),
@@ -68,54 +79,79 @@ static dimfit_err list_slot(struct plan_work *work, const struct layout_slot *sl
     return s->g == NULL || s->s == NULL || s->keep == NULL ? plan_nomem(work) : DIMFIT_OK;
 }
 
-/* One entry for each slot that a search looks at, in the layout's order. */
+/* One entry for each tier of the slots that a search looks at, in the layout's order. */
 static dimfit_err list_slots(struct plan_work *work) {
     const struct layout *const layout = work->layout;
-    work->plan->slots = calloc(layout->n_slots + 1, sizeof *work->plan->slots);
-    work->fitted = calloc(layout->n_slots + 1, sizeof *work->fitted);
+    size_t n = 0;
+    for (size_t i = 0; i < layout->n_slots; i++)
+        n += layout->slots[i].n_tiers;
+    work->plan->slots = calloc(n + 1, sizeof *work->plan->slots);
+    work->fitted = calloc(n + 1, sizeof *work->fitted);
     if (work->plan->slots == NULL || work->fitted == NULL)
         return plan_nomem(work);
     dimfit_err err = DIMFIT_OK;
     for (size_t i = 0; i < layout->n_slots && err == DIMFIT_OK; i++) {
-        if (layout->slots[i].search)
-            err = list_slot(work, &layout->slots[i]);
+        const struct layout_slot *const slot = &layout->slots[i];
+        for (uint32_t t = 0; slot->search && t < slot->n_tiers && err == DIMFIT_OK; t++)
+            err = list_tier(work, slot, t);
     }
-    return err;
+    return err == DIMFIT_OK ? plan_sum_tiers(work) : err;
 }
 
 /* A slot without rows has no moments to fit, and none are missed. */
-static bool has_rows(const struct plan_fitted *f, const struct plan_slot *s) {
-    return f->stats != NULL && s->rows > 0 && s->before > 0;
+static bool has_rows(const struct slot_stats *stats) {
+    return stats != NULL && stats->rows > 0 && stats->width > 0;
 }
 
 /* It has a basis of its own, and not its axes. */
-dimfit_err plan_check_moments(const struct plan_work *work, const struct plan_fitted *f) {
-    if (f->stats->sum != NULL)
+dimfit_err plan_check_moments(const struct plan_work *work, const struct slot_stats *stats) {
+    if (stats->sum != NULL)
         return DIMFIT_OK;
     return err_set(work->detail, DIMFIT_ERR_STATE,
-                   "slot %u: the sums over its rows were not gathered on every shard",
-                   f->stats->slot);
+                   "slot %u: the sums over its rows were not gathered on every shard", stats->slot);
+}
+
+/* The slot's, held by its first tier f. */
+static dimfit_err make_basis(struct plan_work *work, struct plan_fitted *f,
+                             const struct plan_slot *s) {
+    struct basis_fit *const basis = calloc(1, sizeof *basis);
+    if (basis == NULL || basis_init(basis, s->units) != DIMFIT_OK) {
+        free(basis);
+        return plan_nomem(work);
+    }
+    for (uint32_t t = 0; t < s->n_tiers; t++)
+        f[t].basis = basis;
+    if (!has_rows(f->whole))
+        return DIMFIT_OK;
+    const dimfit_err err = plan_check_moments(work, f->whole);
+    if (err != DIMFIT_OK)
+        return err;
+    return work->plan->request.basis == BASIS_KFAC ? basis_kfac(f->whole, basis, work->detail)
+                                                   : basis_rotated(f->whole, basis, work->detail);
+}
+
+static void take_eigenvalues(const struct plan_work *work, const struct plan_fitted *f,
+                             const struct plan_slot *s) {
+    /* A lookup's loss becomes a sample's, so that slots compare. */
+    const double samples = (double)work->plan->samples;
+    const bool kfac = work->plan->request.basis == BASIS_KFAC;
+    const double scale = kfac && samples > 0 ? f->whole->curved / samples : 1;
+    if (s->n_tiers > 1)
+        basis_share(f->stats, f->whole, f->basis, s->eigenvalue);
+    for (size_t k = 0; k < s->units; k++)
+        s->eigenvalue[k] = (s->n_tiers > 1 ? s->eigenvalue[k] : f->basis->eigenvalue[k]) * scale;
 }
 
 static dimfit_err fit_basis(struct plan_work *work, struct plan_fitted *f, struct plan_slot *s) {
-    const size_t w = s->before;
-    s->eigenvalue = new_values(layout_find(work->layout, s->slot)->dim);
-    if (s->eigenvalue == NULL || basis_init(&f->basis, w) != DIMFIT_OK)
-        return plan_nomem(work);
-    if (!has_rows(f, s))
-        return DIMFIT_OK;
-    dimfit_err err = plan_check_moments(work, f);
+    const dimfit_err err = s->tier == 0 ? make_basis(work, f, s) : DIMFIT_OK;
     if (err != DIMFIT_OK)
         return err;
-    const bool kfac = work->plan->request.basis == BASIS_KFAC;
-    err = kfac ? basis_kfac(f->stats, &f->basis, work->detail)
-               : basis_rotated(f->stats, &f->basis, work->detail);
-    /* A lookup's loss becomes a sample's, so that slots compare. */
-    const double samples = (double)work->plan->samples;
-    const double scale = kfac && samples > 0 ? f->stats->curved / samples : 1;
-    for (size_t k = 0; k < w; k++)
-        s->eigenvalue[k] = f->basis.eigenvalue[k] * scale;
-    return err;
+    s->eigenvalue = new_values(layout_find(work->layout, s->slot)->dim);
+    if (s->eigenvalue == NULL)
+        return plan_nomem(work);
+    if (has_rows(f->stats))
+        take_eigenvalues(work, f, s);
+    return DIMFIT_OK;
 }
 
 /* The kfac basis is made of what workers bring while they score. */
@@ -134,17 +170,17 @@ static dimfit_err check_curvature(const struct plan_work *work) {
 
 static dimfit_err measure_norms(struct plan_work *work, struct plan_fitted *f,
                                 const struct plan_slot *s) {
-    const size_t w = s->before;
+    const size_t w = s->units;
     f->norm = new_values(layout_find(work->layout, s->slot)->dim);
     if (f->norm == NULL)
         return plan_nomem(work);
-    if (!has_rows(f, s))
+    if (!has_rows(f->stats))
         return DIMFIT_OK;
-    const dimfit_err err = plan_check_moments(work, f);
+    const dimfit_err err = plan_check_moments(work, f->stats);
     if (err != DIMFIT_OK)
         return err;
     if (plan_is_fitted(f))
-        basis_norm(f->stats, &f->basis, f->norm);
+        basis_norm(f->stats, f->basis, f->norm);
     for (size_t k = 0; k < w; k++) {
         if (!plan_is_fitted(f))
             f->norm[k] = sqrt(f->stats->second[k * w + k]);
@@ -173,12 +209,12 @@ static void summarise(struct plan *plan) {
     for (size_t i = 0; i < plan->n_slots; i++) {
         struct plan_slot *const s = &plan->slots[i];
         s->after = 0;
-        for (uint32_t k = 0; k < s->before; k++) {
+        for (uint32_t k = 0; k < s->units; k++) {
             s->after += s->keep[k];
             plan->kept_score += s->keep[k] ? s->s[k] : 0;
         }
         for (uint32_t k = 0; k < s->room; k++)
-            s->added += s->keep[s->before + k];
+            s->added += s->keep[s->units + k];
         s->after += s->added;
         plan->params_before += s->rows * s->before;
         plan->params_after += s->rows * s->after;
@@ -189,66 +225,88 @@ static uint32_t kept_of(const struct plan_slot *s) {
     return s->after - s->added;
 }
 
+/* Of a slot with these tiers. */
+static bool loses(const struct plan_slot *s, const struct plan_fitted *f) {
+    for (uint32_t t = 0; t < s->n_tiers; t++) {
+        if (plan_tier_loses(&s[t], &f[t]))
+            return true;
+    }
+    return false;
+}
+
 /* A slot that keeps its width in the basis that it has stays as it is. */
 static bool changes(const struct plan_slot *s, const struct plan_fitted *f) {
-    if (kept_of(s) < s->before || s->added > 0)
-        return true;
-    return plan_is_fitted(f) && !basis_is_identity(&f->basis);
+    for (uint32_t t = 0; t < s->n_tiers; t++) {
+        if (s[t].after != s[t].before || s[t].added > 0)
+            return true;
+    }
+    return loses(s, f) || (plan_is_fitted(f) && !basis_is_identity(f->basis));
 }
 
 static bool concerns(const struct plan_slot *s, const struct plan_fitted *f, bool losses) {
-    return losses ? kept_of(s) < s->before : changes(s, f);
+    return losses ? loses(s, f) : changes(s, f);
 }
 
 /* The mean is restored where directions go. Where none does nothing is lost that would need it, and
- * leaving it in the rows keeps them exact. */
+ * leaving it in the rows keeps them exact. `s` is the slot's last tier. */
 static dimfit_err fill_dense(const struct plan_work *work, const struct plan_slot *s,
-                             const struct plan_fitted *f, struct change_slot *out) {
-    if (kept_of(s) < s->before) {
-        memcpy(out->shift, f->basis.mean, s->before * sizeof *out->shift);
+                             const struct plan_fitted *f, bool lost, struct change_slot *out) {
+    if (lost) {
+        memcpy(out->shift, f->basis->mean, s->units * sizeof *out->shift);
     } else {
         free(out->shift);
         out->shift = NULL;
     }
-    return basis_change(&f->basis, s->keep, kept_of(s), out->T, out->N, work->detail);
+    return basis_change(f->basis, s->keep, kept_of(s), out->T, out->N, work->detail);
 }
 
-static dimfit_err fill_keep(const struct plan_slot *s, struct change_slot *out) {
+static dimfit_err fill_keep(const struct plan_slot *s, const struct plan_fitted *f,
+                            struct change_slot *out) {
     size_t to = 0;
-    for (uint32_t k = 0; k < s->before; k++) {
+    for (uint32_t k = 0; k < s->units; k++) {
         if (s->keep[k])
-            out->keep[to++] = (uint16_t)k;
+            out->keep[to++] = f->order != NULL ? f->order[k] : (uint16_t)k;
     }
     return DIMFIT_OK;
+}
+
+/* Of the slot whose first tier is s. */
+static dimfit_err fill_slot(struct plan_work *work, const struct plan_slot *s,
+                            const struct plan_fitted *f, struct change_slot *out) {
+    const struct plan_slot *const last = &s[s->n_tiers - 1];
+    uint32_t from[LAYOUT_TIERS_MAX], to[LAYOUT_TIERS_MAX];
+    const dimfit_err err = change_slot_alloc_added(
+        out, s->slot, layout_find(work->layout, s->slot)->dim, s->units, last->after, last->added,
+        plan_is_fitted(f));
+    if (err != DIMFIT_OK)
+        return plan_nomem(work);
+    for (uint32_t t = 0; t < s->n_tiers; t++) {
+        from[t] = s[t].before;
+        to[t] = s[t].after;
+    }
+    change_slot_tiers(out, s->n_tiers, from, to);
+    return plan_is_fitted(f) ? fill_dense(work, last, f, loses(s, f), out)
+                             : fill_keep(last, f, out);
 }
 
 dimfit_err plan_build_change(struct plan_work *work, bool losses, struct change **out) {
     struct plan *const plan = work->plan;
     const uint64_t epoch = work->layout->epoch;
     size_t n = 0;
-    for (size_t i = 0; i < plan->n_slots; i++)
+    for (size_t i = 0; i < plan->n_slots; i += plan->slots[i].n_tiers)
         n += concerns(&plan->slots[i], &work->fitted[i], losses);
     struct change *change = NULL;
     if (change_new(epoch, epoch + 1, n, &change) != DIMFIT_OK)
         return plan_nomem(work);
     struct change_slot *to = change->slots;
-    for (size_t i = 0; i < plan->n_slots; i++) {
-        const struct plan_slot *const s = &plan->slots[i];
-        const struct plan_fitted *const f = &work->fitted[i];
-        if (!concerns(s, f, losses))
+    for (size_t i = 0; i < plan->n_slots; i += plan->slots[i].n_tiers) {
+        if (!concerns(&plan->slots[i], &work->fitted[i], losses))
             continue;
-        dimfit_err err = change_slot_alloc_added(to, s->slot,
-                                                 layout_find(work->layout, s->slot)->dim, s->before,
-                                                 s->after, s->added, plan_is_fitted(f));
-        if (err != DIMFIT_OK)
-            plan_nomem(work);
-        else
-            err = plan_is_fitted(f) ? fill_dense(work, s, f, to) : fill_keep(s, to);
+        const dimfit_err err = fill_slot(work, &plan->slots[i], &work->fitted[i], to++);
         if (err != DIMFIT_OK) {
             change_destroy(&change);
             return err;
         }
-        to++;
     }
     *out = change;
     return DIMFIT_OK;
@@ -268,7 +326,8 @@ static dimfit_err begin(struct plan_work *work, const struct plan_request *reque
     work->plan->request = *request;
     work->plan->epoch = work->layout->epoch;
     work->plan->samples = stats_samples(work->stats);
-    return list_slots(work);
+    const dimfit_err err = plan_widen(work);
+    return err == DIMFIT_OK ? list_slots(work) : err;
 }
 
 static dimfit_err end(struct plan_work *work, dimfit_err err, struct plan **out) {
@@ -319,6 +378,8 @@ static dimfit_err run(struct plan_work *work, const struct plan_request *request
         err = fit_slots(work);
     if (err == DIMFIT_OK)
         err = plan_score(work);
+    if (err == DIMFIT_OK)
+        err = plan_order_units(work);
     if (err == DIMFIT_OK && request->grow)
         err = grow_offer(work);
     if (err == DIMFIT_OK)

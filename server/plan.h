@@ -83,18 +83,21 @@ dimfit_err plan_request_check(const struct plan_request *request,
 dimfit_err plan_basis_check(const struct layout *layout, const struct plan_request *request,
                             struct err_detail *detail) MUST_CHECK;
 
+/* A tier of a slot. The tiers of a slot share its basis, so each has as many units as that; of what
+ * their rows lack, those of the tail have only zeros. */
 struct plan_slot {
-    uint32_t slot;
-    uint32_t before, after; /* stored widths */
+    uint32_t slot, tier, n_tiers;
+    uint32_t before, after; /* stored widths of the tier's rows */
+    uint32_t units;         /* of the slot: `before` of its last tier */
     uint32_t room;          /* units that were offered beside those that there are */
     uint32_t added;         /* of `after`, those that are new */
     uint64_t rows;
-    double *g, *s; /* [before] estimate and score of each unit, in the plan's basis */
-    double
-        *eigenvalue;  /* [before] descending; `rotated`: the unit's count-weighted second moment,
-                         `kfac`: twice the second-order loss a sample of dropping it; NULL: axis */
-    uint8_t *keep;    /* [before + room] alpha; `kfac`: of those that are there, a prefix */
-    double *priority; /* [before] what the strategy ranked its units by; NULL: it ranked none */
+    double *g, *s;      /* [units] estimate and score of each unit, in the plan's basis */
+    double *eigenvalue; /* [units] `rotated`: the unit's count-weighted second moment, `kfac`: twice
+                           the second-order loss a sample of dropping it; of all tiers together
+                           descending, of each its share; NULL: axis */
+    uint8_t *keep;      /* [units + room] alpha; `kfac` and where there are tiers: a prefix */
+    double *priority;   /* [units] what the strategy ranked its units by; NULL: it ranked none */
 };
 
 /* A plan that the strategy considered, and what it would cost. */
@@ -113,7 +116,7 @@ struct plan {
     uint64_t params_before, params_after; /* floats of searchable rows */
     double kept_score;                    /* sum of s over kept units, 0..1 */
     size_t n_slots;
-    struct plan_slot *slots; /* ascending by slot; searchable slots only */
+    struct plan_slot *slots; /* ascending by (slot, tier); searchable slots only */
     struct change *change;   /* to epoch + 1 */
     size_t n_candidates, chosen;
     struct plan_candidate *candidates; /* in the order the strategy named them */

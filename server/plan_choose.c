@@ -26,10 +26,10 @@ static dimfit_err note_priorities(const struct turn *turn, const double *const *
     for (size_t i = 0; i < plan->n_slots; i++) {
         struct plan_slot *const s = &plan->slots[i];
         if (s->priority == NULL)
-            s->priority = calloc((size_t)s->before + 1, sizeof *s->priority);
+            s->priority = calloc((size_t)s->units + 1, sizeof *s->priority);
         if (s->priority == NULL)
             return DIMFIT_ERR_NOMEM;
-        memcpy(s->priority, priority[i], s->before * sizeof *s->priority);
+        memcpy(s->priority, priority[i], s->units * sizeof *s->priority);
     }
     return DIMFIT_OK;
 }
@@ -139,7 +139,7 @@ static dimfit_err check_answer(const struct turn *turn, uint8_t *const *keep) {
 }
 
 static dimfit_err ask(struct turn *turn, const struct dimfit_strategy_slot *slots,
-                      uint8_t *const *keep) {
+                      const struct dimfit_strategy_tier *tiers, uint8_t *const *keep) {
     const struct plan_request *const request = &turn->work->plan->request;
     const struct dimfit_strategy_host host = {
         .magic = DIMFIT_STRATEGY_MAGIC,
@@ -165,6 +165,7 @@ static dimfit_err ask(struct turn *turn, const struct dimfit_strategy_slot *slot
         .slots = slots,
         .trial_samples = request->trial_samples,
         .ordered = request->basis != BASIS_AXIS,
+        .tiers = tiers,
     };
     const int answer = turn->work->strategy->plan(&host, &input, keep);
     if (answer != DIMFIT_PLAN_DONE && answer != DIMFIT_PLAN_WAITS)
@@ -179,7 +180,7 @@ static dimfit_err ask(struct turn *turn, const struct dimfit_strategy_slot *slot
     return check_answer(turn, keep);
 }
 
-/* What the plugin sees of a slot. */
+/* What the plugin sees of a tier. */
 static struct dimfit_strategy_slot show_slot(const struct plan_work *work, size_t i,
                                              uint64_t cost) {
     const struct plan_slot *const s = &work->plan->slots[i];
@@ -187,7 +188,7 @@ static struct dimfit_strategy_slot show_slot(const struct plan_work *work, size_
     return (struct dimfit_strategy_slot){
         .id = s->slot,
         .dim = layout_find(work->layout, s->slot)->dim,
-        .width = s->before + s->room,
+        .width = s->units + s->room,
         .room = s->room,
         .rows = s->rows,
         .lookups = f->stats != NULL ? f->stats->lookups : 0,
@@ -203,63 +204,98 @@ static struct dimfit_strategy_slot show_slot(const struct plan_work *work, size_
 }
 
 /* In the kfac basis no units of a slot lose less than its first ones: as many as were chosen. */
-static void take_prefixes(const struct plan *plan) {
+static void take_leading(const struct plan *plan) {
     for (size_t i = 0; i < plan->n_slots; i++) {
         const struct plan_slot *const s = &plan->slots[i];
         uint32_t kept = 0;
-        for (uint32_t k = 0; k < s->before; k++)
+        for (uint32_t k = 0; k < s->units; k++)
             kept += s->keep[k];
-        memset(s->keep, 0, s->before);
+        memset(s->keep, 0, s->units);
         memset(s->keep, 1, kept);
+    }
+}
+
+/* The arrays of a turn, an entry a tier. */
+struct choice {
+    uint32_t *widths, *room;
+    uint64_t *costs;
+    bool *capped;
+    uint8_t **keep;
+    struct dimfit_strategy_slot *slots;
+    struct dimfit_strategy_tier *tiers;
+};
+
+static bool choice_init(struct choice *c, size_t n) {
+    *c = (struct choice){
+        .widths = calloc(n + 1, sizeof *c->widths),
+        .room = calloc(n + 1, sizeof *c->room),
+        .costs = calloc(n + 1, sizeof *c->costs),
+        .capped = calloc(n + 1, sizeof *c->capped),
+        .keep = calloc(n + 1, sizeof *c->keep),
+        .slots = calloc(n + 1, sizeof *c->slots),
+        .tiers = calloc(n + 1, sizeof *c->tiers),
+    };
+    return c->widths != NULL && c->room != NULL && c->costs != NULL && c->capped != NULL &&
+           c->keep != NULL && c->slots != NULL && c->tiers != NULL;
+}
+
+static void choice_fini(struct choice *c) {
+    free(c->widths);
+    free(c->room);
+    free(c->costs);
+    free(c->capped);
+    free(c->keep);
+    free(c->slots);
+    free(c->tiers);
+}
+
+static void choice_fill(struct choice *c, const struct plan_work *work) {
+    const struct plan *const plan = work->plan;
+    for (size_t i = 0; i < plan->n_slots; i++) {
+        const struct plan_slot *const s = &plan->slots[i];
+        c->widths[i] = s->units + s->room;
+        c->room[i] = s->units + s->room - s->before;
+        c->costs[i] = plan->request.count == COUNT_PARAMS ? s->rows : 1;
+        c->capped[i] = s->tier + 1 < s->n_tiers;
+        c->keep[i] = s->keep;
+        c->slots[i] = show_slot(work, i, c->costs[i]);
+        c->tiers[i] = (struct dimfit_strategy_tier){s->tier, s->n_tiers, s->before};
     }
 }
 
 dimfit_err plan_choose(struct plan_work *work) {
     struct plan *const plan = work->plan;
-    const size_t n = plan->n_slots;
-    uint32_t *const widths = calloc(n + 1, sizeof *widths);
-    uint32_t *const room = calloc(n + 1, sizeof *room);
-    uint64_t *const costs = calloc(n + 1, sizeof *costs);
-    uint8_t **const keep = calloc(n + 1, sizeof *keep);
-    struct dimfit_strategy_slot *const slots = calloc(n + 1, sizeof *slots);
+    struct choice choice;
     struct turn *const turn = calloc(1, sizeof *turn);
     dimfit_err err;
-    if (widths == NULL || room == NULL || costs == NULL || keep == NULL || slots == NULL ||
-        turn == NULL) {
+    if (!choice_init(&choice, plan->n_slots) || turn == NULL) {
         err = plan_nomem(work);
         goto done;
     }
-    for (size_t i = 0; i < n; i++) {
-        room[i] = plan->slots[i].room;
-        widths[i] = plan->slots[i].before + room[i];
-        costs[i] = plan->request.count == COUNT_PARAMS ? plan->slots[i].rows : 1;
-        keep[i] = plan->slots[i].keep;
-        slots[i] = show_slot(work, i, costs[i]);
-    }
+    choice_fill(&choice, work);
     turn->work = work;
     turn->budget = (struct budget){
         .kappa = plan->request.kappa,
         .min_dim = plan->request.min_dim,
         .by_density = plan->request.rank == RANK_DENSITY,
-        .n_slots = n,
-        .widths = widths,
-        .room = room,
-        .unit_cost = costs,
+        .n_slots = plan->n_slots,
+        .widths = choice.widths,
+        .room = choice.room,
+        .unit_cost = choice.costs,
+        .capped = choice.capped,
     };
     err = budget_open(&turn->budget, work->detail);
     if (err == DIMFIT_OK)
-        err = ask(turn, slots, keep);
+        err = ask(turn, choice.slots, choice.tiers, choice.keep);
     if (err == DIMFIT_OK && plan->request.basis == BASIS_KFAC)
-        take_prefixes(plan);
+        take_leading(plan);
+    if (err == DIMFIT_OK)
+        plan_take_prefixes(work);
     plan->cost_before = (double)turn->budget.whole;
-    plan->cost_after = (double)budget_cost(&turn->budget, keep);
+    plan->cost_after = (double)budget_cost(&turn->budget, choice.keep);
 
 done:
-    free(widths);
-    free(room);
-    free(costs);
-    free(keep);
-    free(slots);
+    choice_fini(&choice);
     free(turn);
     return err;
 }

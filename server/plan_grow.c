@@ -46,31 +46,31 @@ static bool expect(const double *values, uint32_t width, uint32_t room, double *
 static dimfit_err offer(struct plan_work *work, struct plan_slot *s, struct plan_fitted *f) {
     const uint32_t dim = layout_find(work->layout, s->slot)->dim;
     double norm[LAYOUT_DIM_MAX];
-    s->room = s->rows > 0 ? grow_room(s->before, dim) : 0;
+    s->room = s->rows > 0 && s->tier + 1 == s->n_tiers ? grow_room(s->units, dim) : 0;
     if (plan_needs(work, DIMFIT_NEEDS_SCORES)) {
         f->expected = calloc(dim, sizeof *f->expected);
         if (f->expected == NULL)
             return plan_nomem(work);
-        if (!expect(s->s, s->before, s->room, f->expected))
+        if (!expect(s->s, s->units, s->room, f->expected))
             s->room = 0;
     }
     if (plan_needs(work, DIMFIT_NEEDS_SPECTRUM) && s->eigenvalue != NULL) {
         f->spectrum = calloc(dim, sizeof *f->spectrum);
         if (f->spectrum == NULL)
             return plan_nomem(work);
-        if (!expect(s->eigenvalue, s->before, s->room, f->spectrum))
+        if (!expect(s->eigenvalue, s->units, s->room, f->spectrum))
             s->room = 0;
     }
     if (f->norm != NULL) {
-        memcpy(norm, f->norm, s->before * sizeof *norm);
-        if (!expect(norm, s->before, s->room, f->norm))
+        memcpy(norm, f->norm, s->units * sizeof *norm);
+        if (!expect(norm, s->units, s->room, f->norm))
             s->room = 0;
     }
     if (plan_needs(work, DIMFIT_NEEDS_SPECTRUM) && s->eigenvalue != NULL) {
         double eigen[LAYOUT_DIM_MAX];
-        if (!expect(s->eigenvalue, s->before, s->room, eigen))
+        if (!expect(s->eigenvalue, s->units, s->room, eigen))
             s->room = 0;
-        memcpy(s->eigenvalue + s->before, eigen + s->before, s->room * sizeof *eigen);
+        memcpy(s->eigenvalue + s->units, eigen + s->units, s->room * sizeof *eigen);
     }
     return DIMFIT_OK;
 }
@@ -87,12 +87,13 @@ dimfit_err grow_offer(struct plan_work *work) {
 /* E += weight m^T m for the slot's kept unit k: m is its direction at model width. */
 static void add_unit(const double *M, const struct plan_fitted *f, const struct plan_slot *s,
                      size_t k, size_t d, double *m, double *E) {
-    const size_t w = s->before;
+    const size_t w = s->units;
+    const size_t column = f->order != NULL ? f->order[k] : k;
     const double weight = s->eigenvalue != NULL ? s->eigenvalue[k] : 1;
     for (size_t i = 0; i < d; i++) {
-        m[i] = f->basis.decode == NULL ? M[i * w + k] : 0;
-        for (size_t j = 0; j < w && f->basis.decode != NULL; j++)
-            m[i] += M[i * w + j] * f->basis.decode[j * w + k];
+        m[i] = f->basis == NULL ? M[i * w + column] : 0;
+        for (size_t j = 0; j < w && f->basis != NULL; j++)
+            m[i] += M[i * w + j] * f->basis->decode[j * w + k];
     }
     for (size_t i = 0; i < d; i++) {
         for (size_t j = 0; j < d && m[i] != 0; j++)
@@ -113,10 +114,11 @@ static dimfit_err sum_use(const struct plan_work *work, uint32_t dim, double **o
     for (size_t i = 0; i < work->plan->n_slots; i++) {
         const struct plan_slot *const s = &work->plan->slots[i];
         const struct layout_slot *const slot = layout_find(work->layout, s->slot);
-        if (slot->dim != dim)
+        /* Axes count once a slot: all that any of its tiers keeps, its last one does. */
+        if (slot->dim != dim || (s->eigenvalue == NULL && s->tier + 1 < s->n_tiers))
             continue;
         layout_slot_basis(slot, M);
-        for (size_t k = 0; k < s->before; k++) {
+        for (size_t k = 0; k < s->units; k++) {
             if (s->keep[k])
                 add_unit(M, &work->fitted[i], s, k, d, m, E);
         }
@@ -308,7 +310,7 @@ static void normalise(const struct change_slot *c, size_t k, const double *A, do
 
 static dimfit_err fill_mix(const struct plan_work *work, const struct plan_fitted *f,
                            struct change_slot *c) {
-    dimfit_err err = plan_check_moments(work, f);
+    dimfit_err err = plan_check_moments(work, f->whole);
     if (err != DIMFIT_OK)
         return err;
     double *const A = calloc((size_t)c->from * c->from + 1, sizeof *A);
@@ -317,7 +319,7 @@ static dimfit_err fill_mix(const struct plan_work *work, const struct plan_fitte
         return plan_nomem(work);
     }
     bool any;
-    err = basis_moments(f->stats, c->centre, A, &any, work->detail);
+    err = basis_moments(f->whole, c->centre, A, &any, work->detail);
     if (err == DIMFIT_OK && any) {
         draw_weights(work, c);
         for (size_t k = 0; k < c->added; k++)

@@ -6,17 +6,21 @@
 #include <math.h>
 #include <stdlib.h>
 
-static bool slot_index(const struct plan *plan, uint32_t slot, size_t *out) {
+static bool is_before(const struct plan_slot *s, uint32_t slot, uint32_t tier) {
+    return s->slot != slot ? s->slot < slot : s->tier < tier;
+}
+
+static bool tier_index(const struct plan *plan, uint32_t slot, uint32_t tier, size_t *out) {
     size_t low = 0, high = plan->n_slots;
     while (low < high) {
         const size_t mid = low + (high - low) / 2;
-        if (plan->slots[mid].slot < slot)
+        if (is_before(&plan->slots[mid], slot, tier))
             low = mid + 1;
         else
             high = mid;
     }
     *out = low;
-    return low < plan->n_slots && plan->slots[low].slot == slot;
+    return low < plan->n_slots && plan->slots[low].slot == slot && plan->slots[low].tier == tier;
 }
 
 /* A step's age is how many whole steps came after it: ids ascend with time, on any shards. */
@@ -50,20 +54,20 @@ static double add_step(enum estimator estimator, double so_far, double weight, d
 static dimfit_err add_part(struct plan_work *work, const struct step_slot *part, double weight) {
     double turned[LAYOUT_DIM_MAX];
     size_t at;
-    if (!slot_index(work->plan, part->slot, &at))
+    if (!tier_index(work->plan, part->slot, part->tier, &at))
         return DIMFIT_OK; /* outside the search */
     struct plan_slot *const s = &work->plan->slots[at];
     const struct plan_fitted *const f = &work->fitted[at];
-    if (part->width != s->before)
+    if (part->width != s->units)
         return err_set(work->detail, DIMFIT_ERR_WIDTH,
                        "slot %u: its scores are %u wide, the layout says %u", s->slot, part->width,
-                       s->before);
+                       s->units);
     const double *g = part->g;
     if (plan_is_fitted(f)) {
-        basis_score(part, &f->basis, turned);
+        basis_score(part, f->basis, turned);
         g = turned;
     }
-    for (size_t k = 0; k < s->before; k++) {
+    for (size_t k = 0; k < s->units; k++) {
         s->g[k] = add_step(work->plan->request.estimator, s->g[k], weight, g[k]);
         if (f->squares != NULL)
             f->squares[k] += weight * g[k] * g[k];
@@ -89,7 +93,7 @@ static bool second_order(enum estimator estimator) {
 
 static dimfit_err open_squares(struct plan_work *work) {
     for (size_t i = 0; i < work->plan->n_slots; i++) {
-        if ((work->fitted[i].squares = calloc(work->plan->slots[i].before + 1, sizeof(double))) ==
+        if ((work->fitted[i].squares = calloc(work->plan->slots[i].units + 1, sizeof(double))) ==
             NULL)
             return plan_nomem(work);
     }
@@ -122,7 +126,7 @@ static dimfit_err take_loss_changes(struct plan_work *work, double weight, doubl
                        estimator_name(plan->request.estimator), steps);
     for (size_t i = 0; i < plan->n_slots; i++) {
         struct plan_slot *const s = &plan->slots[i];
-        for (size_t k = 0; k < s->before; k++)
+        for (size_t k = 0; k < s->units; k++)
             s->g[k] = loss_change(plan->request.estimator, s->g[k], work->fitted[i].squares[k],
                                   weight, steps);
     }
@@ -168,7 +172,7 @@ static void take_row_scores(struct plan_work *work, bool *scored) {
         if (stats == NULL || stats->row_score == NULL)
             continue;
         *scored = true;
-        memcpy(s->g, stats->row_score, s->before * sizeof *s->g);
+        memcpy(s->g, stats->row_score, s->units * sizeof *s->g);
     }
 }
 
@@ -179,7 +183,7 @@ static dimfit_err normalise(struct plan_work *work) {
     double total = 0;
     for (size_t i = 0; i < plan->n_slots; i++) {
         struct plan_slot *const s = &plan->slots[i];
-        for (size_t k = 0; k < s->before; k++) {
+        for (size_t k = 0; k < s->units; k++) {
             if (plan->request.estimator == ESTIMATOR_FISHER)
                 s->g[k] = sqrt(s->g[k]);
             total += fabs(s->g[k]);
@@ -192,7 +196,7 @@ static dimfit_err normalise(struct plan_work *work) {
     }
     for (size_t i = 0; total > 0 && i < plan->n_slots; i++) {
         struct plan_slot *const s = &plan->slots[i];
-        for (size_t k = 0; k < s->before; k++)
+        for (size_t k = 0; k < s->units; k++)
             s->s[k] = (second_order(plan->request.estimator) ? s->g[k] : fabs(s->g[k])) / total;
     }
     return DIMFIT_OK;
@@ -223,13 +227,13 @@ void plan_take_shares(struct plan *plan) {
     double total = 0;
     for (size_t i = 0; i < plan->n_slots; i++) {
         struct plan_slot *const s = &plan->slots[i];
-        for (size_t k = 0; k < s->before; k++) {
+        for (size_t k = 0; k < s->units; k++) {
             s->s[k] = s->s[k] > 0 ? s->s[k] : 0;
             total += s->s[k];
         }
     }
     for (size_t i = 0; total > 0 && i < plan->n_slots; i++) {
-        for (size_t k = 0; k < plan->slots[i].before; k++)
+        for (size_t k = 0; k < plan->slots[i].units; k++)
             plan->slots[i].s[k] /= total;
     }
 }

@@ -44,8 +44,7 @@ static dimfit_err ask(const struct plan_work *work, struct trial_key key, uint64
 /* ---- units ----------------------------------------------------------------------------------- */
 
 /* A trial is the same whatever else the search was asked: basis, units kept, samples. */
-static dimfit_err units_key(const struct plan_work *work, uint8_t *const *keep, uint64_t samples,
-                            struct trial_key *out) {
+static dimfit_err units_key(const struct plan_work *work, uint64_t samples, struct trial_key *out) {
     const struct plan *const plan = work->plan;
     struct buf bytes;
     buf_init(&bytes);
@@ -54,8 +53,9 @@ static dimfit_err units_key(const struct plan_work *work, uint8_t *const *keep, 
     buf_put_u64(&bytes, samples);
     for (size_t i = 0; i < plan->n_slots; i++) {
         buf_put_u32(&bytes, plan->slots[i].slot);
-        buf_put_u32(&bytes, plan->slots[i].before);
-        buf_put(&bytes, keep[i], plan->slots[i].before);
+        buf_put_u32(&bytes, plan->slots[i].tier);
+        buf_put_u32(&bytes, plan->slots[i].units);
+        buf_put(&bytes, plan->slots[i].keep, plan->slots[i].units);
     }
     const dimfit_err err = buf_status(&bytes);
     if (err == DIMFIT_OK)
@@ -67,7 +67,7 @@ static dimfit_err units_key(const struct plan_work *work, uint8_t *const *keep, 
 static dimfit_err check_units(const struct plan_work *work, uint8_t *const *keep) {
     const struct plan *const plan = work->plan;
     for (size_t i = 0; i < plan->n_slots; i++) {
-        for (uint32_t k = 0; k < plan->slots[i].before; k++) {
+        for (uint32_t k = 0; k < plan->slots[i].units; k++) {
             if (keep[i][k] > 1)
                 return refuse(work, "a trial keeps units (1) or drops them (0)");
         }
@@ -78,45 +78,65 @@ static dimfit_err check_units(const struct plan_work *work, uint8_t *const *keep
 static void set_keep(struct plan_slot *s, uint8_t *keep) {
     s->keep = keep;
     s->after = 0;
-    for (uint32_t k = 0; k < s->before; k++)
+    for (uint32_t k = 0; k < s->units; k++)
         s->after += keep[k];
 }
 
-/* The change that would keep these units, built as the plan's own would be. */
-static dimfit_err units_change(struct plan_work *work, uint8_t *const *keep, struct change **out) {
+/* Known already, or a change to be tried: built as the plan's own would be. */
+static dimfit_err try_kept(struct plan_work *work, uint64_t samples,
+                           struct dimfit_trial_result *out, int *answer) {
+    struct trial_key key;
+    struct change *change = NULL;
+    dimfit_err err = units_key(work, samples, &key);
+    if (err != DIMFIT_OK || look_up(work, key, out, answer))
+        return err;
+    err = plan_build_change(work, true, &change);
+    if (err == DIMFIT_OK)
+        err = ask(work, key, samples, &change, answer);
+    change_destroy(&change);
+    return err;
+}
+
+/* The plan is lent the units for as long as it takes, as rows can be stored. */
+static dimfit_err try_units(struct plan_work *work, uint8_t *const *keep, uint64_t samples,
+                            struct dimfit_trial_result *out, int *answer) {
     struct plan *const plan = work->plan;
+    size_t units = 0, at = 0;
+    for (size_t i = 0; i < plan->n_slots; i++)
+        units += plan->slots[i].units + plan->slots[i].room;
     uint8_t **const own = calloc(plan->n_slots + 1, sizeof *own);
-    if (own == NULL)
+    uint8_t *const lent = calloc(units + 1, sizeof *lent);
+    if (own == NULL || lent == NULL) {
+        free(own);
+        free(lent);
         return plan_nomem(work);
-    for (size_t i = 0; i < plan->n_slots; i++) {
-        own[i] = plan->slots[i].keep;
-        set_keep(&plan->slots[i], keep[i]);
     }
-    const dimfit_err err = plan_build_change(work, true, out);
+    for (size_t i = 0; i < plan->n_slots; i++) {
+        struct plan_slot *const s = &plan->slots[i];
+        own[i] = s->keep;
+        memcpy(lent + at, keep[i], s->units);
+        s->keep = lent + at;
+        at += s->units + s->room;
+    }
+    plan_take_prefixes(work);
+    for (size_t i = 0; i < plan->n_slots; i++)
+        set_keep(&plan->slots[i], plan->slots[i].keep);
+    const dimfit_err err = try_kept(work, samples, out, answer);
     for (size_t i = 0; i < plan->n_slots; i++)
         set_keep(&plan->slots[i], own[i]);
     free(own);
+    free(lent);
     return err;
 }
 
 dimfit_err plan_trial(struct plan_work *work, uint8_t *const *keep, uint64_t samples,
                       struct dimfit_trial_result *out, int *answer) {
-    struct trial_key key;
-    struct change *change = NULL;
     if (!may_try(work))
         return refuse(work, "it asks for trials and does not say that it needs any");
     if (samples == 0)
         samples = work->plan->request.trial_samples;
-    dimfit_err err = check_units(work, keep);
-    if (err == DIMFIT_OK)
-        err = units_key(work, keep, samples, &key);
-    if (err != DIMFIT_OK || look_up(work, key, out, answer))
-        return err;
-    err = units_change(work, keep, &change);
-    if (err == DIMFIT_OK)
-        err = ask(work, key, samples, &change, answer);
-    change_destroy(&change);
-    return err;
+    const dimfit_err err = check_units(work, keep);
+    return err == DIMFIT_OK ? try_units(work, keep, samples, out, answer) : err;
 }
 
 /* ---- candidates ------------------------------------------------------------------------------ */
@@ -173,15 +193,19 @@ static struct plan_candidate *new_candidate(struct plan *plan) {
 }
 
 static bool loses(const struct change_slot *slot) {
-    return slot->to - slot->added < slot->from;
+    return change_kept(slot) < slot->from || (slot->n_tiers > 1 && slot->tier_to[0] < slot->from);
 }
 
 static dimfit_err copy_loss(const struct change_slot *slot, struct change_slot *out) {
-    const uint32_t from = slot->from, to = slot->to - slot->added;
+    const uint32_t from = slot->from, to = change_kept(slot);
     const bool dense = slot->keep == NULL;
+    uint32_t kept[LAYOUT_TIERS_MAX];
     const dimfit_err err = change_slot_alloc(out, slot->id, from, to, dense);
     if (err != DIMFIT_OK)
         return err;
+    for (uint32_t t = 0; t < slot->n_tiers; t++)
+        kept[t] = slot->tier_to[t] < to ? slot->tier_to[t] : to;
+    change_slot_tiers(out, slot->n_tiers, slot->tier_from, kept);
     if (!dense) {
         memcpy(out->keep, slot->keep, to * sizeof *out->keep);
         return err;

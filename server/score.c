@@ -1,4 +1,4 @@
-#include "server/score.h"
+#include "server/score_internal.h"
 
 #include "proto/section.h"
 
@@ -7,52 +7,6 @@
 enum {
     EVICTED_MAX = 65536, /* ids remembered; steps older than those are long out of flight */
     HEADS_FIRST = 64,
-    SUMS_ALIGN = 64, /* bytes; sums that straddle cache lines double the time of a scored row */
-};
-
-/* One slot's sums in a step, g[w], then C[w][w] and b[w] when moments are kept. */
-struct part {
-    uint32_t slot, width;
-    double *sums;
-};
-
-/* The memory of the parts that one push added to a step. */
-struct block {
-    struct block *next;
-    double sums[] __attribute__((aligned(SUMS_ALIGN)));
-};
-
-struct score_step {
-    uint64_t id;
-    struct score_step *chain;         /* of its hash head */
-    struct score_step *older, *newer; /* in order of creation, which is the order of eviction */
-    struct part *parts;               /* ascending by slot */
-    size_t n_parts, cap_parts;
-    struct step_samples *workers;
-    size_t n_workers, cap_workers;
-    struct block *blocks;
-    uint64_t bytes;
-};
-
-struct slot_rows {
-    uint32_t slot, width;
-    double *row;       /* [w] */
-    double *curvature; /* upper triangle, row by row; NULL when not kept */
-    uint64_t lookups;  /* behind it */
-};
-
-struct score {
-    uint64_t max_bytes, bytes;
-    bool moments, curvature, searching;
-    struct score_step **heads; /* [n_heads], a power of two, by id */
-    size_t n_heads, n_steps;
-    struct score_step *oldest, *newest;
-    struct slot_rows *rows; /* ascending by slot */
-    size_t n_rows, cap_rows;
-    uint64_t window;   /* steps to keep while searching; 0: all */
-    uint64_t samples;  /* scored; inside a search of steps that were dropped, too */
-    uint64_t *evicted; /* a ring once EVICTED_MAX are there */
-    size_t n_evicted, cap_evicted, next_evicted;
 };
 
 dimfit_err score_new(uint64_t max_bytes, struct score **out) {
@@ -126,7 +80,7 @@ static void step_unlink(struct score *score, struct score_step *step) {
 
 static void step_free(struct score_step *step) {
     while (step->blocks != NULL) {
-        struct block *const next = step->blocks->next;
+        struct score_block *const next = step->blocks->next;
         free(step->blocks);
         step->blocks = next;
     }
@@ -233,14 +187,12 @@ static dimfit_err make_room(struct score *score, uint64_t bytes, const struct sc
     return DIMFIT_OK;
 }
 
-/* Where a slot stands in an ascending array of items that begin with the slot, or belongs. */
-static size_t slot_position(const void *items, size_t n, size_t size, uint32_t slot) {
+/* Where a key stands in an ascending array of items that begin with theirs, or belongs. */
+static size_t position(const void *items, size_t n, size_t size, uint64_t key) {
     size_t low = 0, high = n;
     while (low < high) {
         const size_t mid = low + (high - low) / 2;
-        uint32_t at;
-        memcpy(&at, (const char *)items + mid * size, sizeof at);
-        if (at < slot)
+        if (load_u64((const char *)items + mid * size) < key)
             low = mid + 1;
         else
             high = mid;
@@ -248,18 +200,18 @@ static size_t slot_position(const void *items, size_t n, size_t size, uint32_t s
     return low;
 }
 
-static struct part *part_find(const struct score_step *step, uint32_t slot) {
-    const size_t i = slot_position(step->parts, step->n_parts, sizeof *step->parts, slot);
-    return i < step->n_parts && step->parts[i].slot == slot ? &step->parts[i] : NULL;
+static struct score_sum *part_find(const struct score_step *step, uint64_t key) {
+    const size_t i = position(step->parts, step->n_parts, sizeof *step->parts, key);
+    return i < step->n_parts && step->parts[i].key == key ? &step->parts[i] : NULL;
 }
 
-static struct slot_rows *rows_find(const struct score *score, uint32_t slot) {
-    const size_t i = slot_position(score->rows, score->n_rows, sizeof *score->rows, slot);
-    return i < score->n_rows && score->rows[i].slot == slot ? &score->rows[i] : NULL;
+struct score_rows *score_rows_find(const struct score *score, uint64_t key) {
+    const size_t i = position(score->rows, score->n_rows, sizeof *score->rows, key);
+    return i < score->n_rows && score->rows[i].key == key ? &score->rows[i] : NULL;
 }
 
 static size_t aligned_doubles(size_t n) {
-    const size_t unit = SUMS_ALIGN / sizeof(double);
+    const size_t unit = SCORE_SUMS_ALIGN / sizeof(double);
     return (n + unit - 1) / unit * unit;
 }
 
@@ -269,8 +221,8 @@ static size_t part_doubles(const struct score *score, size_t width) {
 
 /* Zeroed and aligned. */
 static void *sums_new(size_t bytes) {
-    const size_t whole = (bytes / SUMS_ALIGN + 1) * SUMS_ALIGN;
-    void *const sums = aligned_alloc(SUMS_ALIGN, whole);
+    const size_t whole = (bytes / SCORE_SUMS_ALIGN + 1) * SCORE_SUMS_ALIGN;
+    void *const sums = aligned_alloc(SCORE_SUMS_ALIGN, whole);
     if (sums != NULL)
         memset(sums, 0, whole);
     return sums;
@@ -292,16 +244,17 @@ static dimfit_err reserve(void **items, size_t *cap, size_t n, size_t size) {
 /* Row sums stay when a later part of score_open() fails: they are zero, and unscored slots show
  * none. */
 static dimfit_err rows_open(struct score *score, const struct score_step *step,
-                            const uint32_t *slots, const uint32_t *widths, size_t n,
-                            struct err_detail *detail) {
+                            const struct score_part *parts, size_t n, struct err_detail *detail) {
     for (size_t i = 0; i < n; i++) {
-        const struct slot_rows *const there = rows_find(score, slots[i]);
+        const uint64_t key = score_key(parts[i].slot, parts[i].tier);
+        const struct score_rows *const there = score_rows_find(score, key);
+        const size_t w = parts[i].width;
         if (there != NULL) {
-            base_assert(there->width == widths[i]);
+            base_assert(there->width == w);
             continue;
         }
-        const size_t w = widths[i];
-        const size_t doubles = w + (score->curvature ? section_triangle(w) : 0);
+        const bool curved = score->curvature && parts[i].curved;
+        const size_t doubles = w + (curved ? section_triangle(w) : 0);
         const uint64_t bytes = sizeof *score->rows + doubles * sizeof(double);
         dimfit_err err = make_room(score, bytes, step, detail);
         if (err != DIMFIT_OK)
@@ -313,13 +266,13 @@ static dimfit_err rows_open(struct score *score, const struct score_step *step,
         double *const row = sums_new(doubles * sizeof *row);
         if (row == NULL)
             return DIMFIT_ERR_NOMEM;
-        const size_t at = slot_position(score->rows, score->n_rows, sizeof *score->rows, slots[i]);
+        const size_t at = position(score->rows, score->n_rows, sizeof *score->rows, key);
         memmove(&score->rows[at + 1], &score->rows[at], (score->n_rows - at) * sizeof *score->rows);
-        score->rows[at] = (struct slot_rows){
-            .slot = slots[i],
-            .width = widths[i],
+        score->rows[at] = (struct score_rows){
+            .key = key,
+            .width = parts[i].width,
             .row = row,
-            .curvature = score->curvature ? row + w : NULL,
+            .curvature = curved ? row + w : NULL,
         };
         score->n_rows++;
         score->bytes += bytes;
@@ -336,30 +289,31 @@ static void parts_drop_empty(struct score_step *step) {
     step->n_parts = kept;
 }
 
-/* Name the slots that the step lacks as parts without sums; returns the doubles they need. A slot
- * may be named twice. */
-static size_t parts_name(const struct score *score, struct score_step *step, const uint32_t *slots,
-                         const uint32_t *widths, size_t n) {
+/* Name the parts that the step lacks, without sums; returns the doubles they need. A part may be
+ * named twice. */
+static size_t parts_name(const struct score *score, struct score_step *step,
+                         const struct score_part *parts, size_t n) {
     size_t doubles = 0;
     for (size_t i = 0; i < n; i++) {
-        const size_t at = slot_position(step->parts, step->n_parts, sizeof *step->parts, slots[i]);
-        if (at < step->n_parts && step->parts[at].slot == slots[i]) {
-            base_assert(step->parts[at].width == widths[i]);
+        const uint64_t key = score_key(parts[i].slot, parts[i].tier);
+        const size_t at = position(step->parts, step->n_parts, sizeof *step->parts, key);
+        if (at < step->n_parts && step->parts[at].key == key) {
+            base_assert(step->parts[at].width == parts[i].width);
             continue;
         }
         memmove(&step->parts[at + 1], &step->parts[at], (step->n_parts - at) * sizeof *step->parts);
-        step->parts[at] = (struct part){slots[i], widths[i], NULL};
+        step->parts[at] = (struct score_sum){key, parts[i].width, NULL};
         step->n_parts++;
-        doubles += part_doubles(score, widths[i]);
+        doubles += part_doubles(score, parts[i].width);
     }
     return doubles;
 }
 
-static dimfit_err parts_open(struct score *score, struct score_step *step, const uint32_t *slots,
-                             const uint32_t *widths, size_t n, struct err_detail *detail) {
+static dimfit_err parts_open(struct score *score, struct score_step *step,
+                             const struct score_part *parts, size_t n, struct err_detail *detail) {
     size_t missing = 0;
     for (size_t i = 0; i < n; i++)
-        missing += part_find(step, slots[i]) == NULL;
+        missing += part_find(step, score_key(parts[i].slot, parts[i].tier)) == NULL;
     if (missing == 0)
         return DIMFIT_OK;
     dimfit_err err = reserve((void **)&step->parts, &step->cap_parts, step->n_parts + missing,
@@ -367,10 +321,10 @@ static dimfit_err parts_open(struct score *score, struct score_step *step, const
     if (err != DIMFIT_OK)
         return err;
     const size_t before = step->n_parts;
-    const size_t doubles = parts_name(score, step, slots, widths, n);
-    const uint64_t bytes = sizeof(struct block) + doubles * sizeof(double) +
+    const size_t doubles = parts_name(score, step, parts, n);
+    const uint64_t bytes = sizeof(struct score_block) + doubles * sizeof(double) +
                            (step->n_parts - before) * sizeof *step->parts;
-    struct block *block = NULL;
+    struct score_block *block = NULL;
     err = make_room(score, bytes, step, detail);
     if (err == DIMFIT_OK) {
         block = sums_new(sizeof *block + doubles * sizeof(double));
@@ -439,8 +393,8 @@ static void leave_window(struct score *score) {
 }
 
 dimfit_err score_open(struct score *score, uint64_t step, uint64_t worker, uint64_t samples,
-                      const uint32_t *slots, const uint32_t *widths, size_t n,
-                      struct score_step **out, struct err_detail *detail) {
+                      const struct score_part *parts, size_t n, struct score_step **out,
+                      struct err_detail *detail) {
     struct score_step *found = step_find(score, step);
     const bool made = found == NULL;
     if (made)
@@ -449,9 +403,9 @@ dimfit_err score_open(struct score *score, uint64_t step, uint64_t worker, uint6
     if (err != DIMFIT_OK)
         return err;
     size_t at = 0;
-    err = rows_open(score, found, slots, widths, n, detail);
+    err = rows_open(score, found, parts, n, detail);
     if (err == DIMFIT_OK)
-        err = parts_open(score, found, slots, widths, n, detail);
+        err = parts_open(score, found, parts, n, detail);
     if (err == DIMFIT_OK)
         err = worker_open(score, found, worker, &at, detail);
     if (err != DIMFIT_OK) {
@@ -471,9 +425,10 @@ dimfit_err score_open(struct score *score, uint64_t step, uint64_t worker, uint6
     return DIMFIT_OK;
 }
 
-struct score_sums score_slot(struct score *score, struct score_step *step, uint32_t slot) {
-    const struct part *const part = part_find(step, slot);
-    const struct slot_rows *const rows = rows_find(score, slot);
+struct score_sums score_sums_of(struct score *score, struct score_step *step, uint32_t slot,
+                                uint32_t tier) {
+    const struct score_sum *const part = part_find(step, score_key(slot, tier));
+    const struct score_rows *const rows = score_rows_find(score, score_key(slot, tier));
     base_assert(part != NULL && rows != NULL);
     struct score_sums sums = {.scale = 1, .g = part->sums, .row = rows->row};
     if (score->moments) {
@@ -484,9 +439,9 @@ struct score_sums score_slot(struct score *score, struct score_step *step, uint3
     return sums;
 }
 
-void score_curvature(struct score *score, uint32_t slot, const uint8_t *curvature, double scale,
-                     uint32_t lookups) {
-    struct slot_rows *const rows = rows_find(score, slot);
+void score_curvature(struct score *score, uint32_t slot, uint32_t tier, const uint8_t *curvature,
+                     double scale, uint32_t lookups) {
+    struct score_rows *const rows = score_rows_find(score, score_key(slot, tier));
     base_assert(rows != NULL);
     if (rows->curvature == NULL)
         return;
@@ -506,93 +461,4 @@ uint64_t score_steps(const struct score *score) {
 
 uint64_t score_samples(const struct score *score) {
     return score->samples;
-}
-
-static dimfit_err export_step(const struct score *score, const struct score_step *step,
-                              struct stats *stats) {
-    struct step_stats *const to = stats_add_step(stats, step->id);
-    if (to == NULL)
-        return DIMFIT_ERR_NOMEM;
-    for (size_t i = 0; i < step->n_parts; i++) {
-        const struct part *const part = &step->parts[i];
-        const size_t w = part->width;
-        struct step_slot *const slot = step_add_slot(to, part->slot, part->width, score->moments);
-        if (slot == NULL)
-            return DIMFIT_ERR_NOMEM;
-        if (w == 0)
-            continue;
-        memcpy(slot->g, part->sums, w * sizeof(double));
-        if (score->moments) {
-            memcpy(slot->C, part->sums + w, w * w * sizeof(double));
-            memcpy(slot->b, part->sums + w + w * w, w * sizeof(double));
-        }
-    }
-    for (size_t i = 0; i < step->n_workers; i++) {
-        const dimfit_err err = step_add_worker(to, step->workers[i].worker,
-                                               step->workers[i].samples);
-        if (err != DIMFIT_OK)
-            return err;
-    }
-    return DIMFIT_OK;
-}
-
-static int by_id(const void *a, const void *b) {
-    const uint64_t x = (*(struct score_step *const *)a)->id,
-                   y = (*(struct score_step *const *)b)->id;
-    return (x > y) - (x < y);
-}
-
-static dimfit_err export_steps(const struct score *score, struct stats *stats) {
-    struct score_step **const steps = malloc((score->n_steps + 1) * sizeof(struct score_step *));
-    if (steps == NULL)
-        return DIMFIT_ERR_NOMEM;
-    size_t n = 0;
-    for (struct score_step *s = score->oldest; s != NULL; s = s->newer)
-        steps[n++] = s;
-    qsort(steps, n, sizeof(struct score_step *), by_id);
-    dimfit_err err = DIMFIT_OK;
-    for (size_t i = 0; i < n && err == DIMFIT_OK; i++)
-        err = export_step(score, steps[i], stats);
-    free(steps);
-    return err;
-}
-
-static void export_curvature(const struct slot_rows *rows, struct slot_stats *slot) {
-    const size_t w = rows->width;
-    const double *from = rows->curvature;
-    for (size_t i = 0; i < w; i++) {
-        for (size_t k = i; k < w; k++)
-            slot->curvature[i * w + k] = slot->curvature[k * w + i] = *from++;
-    }
-    slot->curved = (double)rows->lookups;
-}
-
-static dimfit_err export_rows(const struct score *score, struct stats *stats) {
-    for (size_t i = 0; i < stats->n_slots; i++) {
-        struct slot_stats *const slot = &stats->slots[i];
-        const struct slot_rows *const rows = rows_find(score, slot->slot);
-        if (rows == NULL)
-            continue;
-        base_assert(rows->width == slot->width);
-        if (slot->row_score == NULL)
-            slot->row_score = calloc((size_t)slot->width + 1, sizeof *slot->row_score);
-        if (slot->row_score == NULL)
-            return DIMFIT_ERR_NOMEM;
-        memcpy(slot->row_score, rows->row, slot->width * sizeof *slot->row_score);
-        if (rows->curvature == NULL)
-            continue;
-        if (!stats_add_curvature(slot))
-            return DIMFIT_ERR_NOMEM;
-        export_curvature(rows, slot);
-    }
-    return DIMFIT_OK;
-}
-
-dimfit_err score_export(const struct score *score, struct stats *stats) {
-    dimfit_err err = export_steps(score, stats);
-    for (size_t i = 0; i < score->n_evicted && err == DIMFIT_OK; i++)
-        err = stats_add_evicted(stats, score->evicted[i]);
-    if (err == DIMFIT_OK)
-        err = export_rows(score, stats);
-    return err;
 }

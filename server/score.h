@@ -1,16 +1,17 @@
 /*
- * A shard's score sums: for each scoring step and slot, what pushes add up (stats.h,
+ * A shard's score sums: for each scoring step, slot and tier, what pushes add up (stats.h,
  * design 2.1-2.4).
  *
- * Where the kfac basis may be fitted, each slot also has the sum of its gradients' second moments,
- * samples^2 * g^T g over the lookups that workers told of (section.h); it needs no steps.
+ * Where the kfac basis may be fitted, each slot also has, with its last tier, the sum of its
+ * gradients' second moments, samples^2 * g^T g over the lookups that workers told of (section.h);
+ * it needs no steps.
  *
- * A push opens its step once, then asks for each slot's sums, and the table adds to them inside the
- * pass over the rows. Steps are kept whole until the coordinator gathers them, since absolute
- * values and the change of basis come after the sum over shards and workers. Memory is bounded by a
- * limit: inside a search a step that would go over it is refused (LIMIT; shard_push.c then trains
- * without scores), outside the oldest steps are dropped and their ids remembered. Owned by the
- * shard's thread.
+ * A push opens its step once, then asks for each slot's sums, a struct a tier, and the table adds
+ * to them inside the pass over the rows. Steps are kept whole until the coordinator gathers them,
+ * since absolute values and the change of basis come after the sum over shards and workers. Memory
+ * is bounded by a limit: inside a search a step that would go over it is refused (LIMIT;
+ * shard_push.c then trains without scores), outside the oldest steps are dropped and their ids
+ * remembered. Owned by the shard's thread.
  */
 #ifndef SERVER_SCORE_H
 #define SERVER_SCORE_H
@@ -20,7 +21,7 @@
 struct score;
 struct score_step;
 
-/* Where one slot's part of a push is added up. Arrays are float64. */
+/* Where one tier's part of a push is added up. Arrays are float64. */
 struct score_sums {
     double scale;  /* samples of the push, 1 when not given */
     double *g;     /* [w] */
@@ -49,27 +50,35 @@ void score_restart(struct score *score, uint32_t keep, bool searching);
 void score_window(struct score *score, uint64_t steps);
 void score_stop(struct score *score); /* a search's end: searching = false, sums stay */
 
-/* Make sure the step and all its n slots' sums are there, so that the push cannot fail half-way;
- * LIMIT or NOMEM, nothing changed, otherwise. widths[i] belongs to slots[i]. The step stays valid
- * until the next call. Records (worker, samples) only on success. */
+/* What a push scores: a tier of a slot. */
+struct score_part {
+    uint32_t slot, tier, width;
+    bool curved; /* the slot's curvature is kept with this one, where any is: its last tier */
+};
+
+/* Make sure the step and the sums of all n parts are there, so that the push cannot fail half-way;
+ * LIMIT or NOMEM, nothing changed, otherwise. The step stays valid until the next call. Records
+ * (worker, samples) only on success. */
 dimfit_err score_open(struct score *score, uint64_t step, uint64_t worker, uint64_t samples,
-                      const uint32_t *slots, const uint32_t *widths, size_t n,
-                      struct score_step **out, struct err_detail *detail) MUST_CHECK;
+                      const struct score_part *parts, size_t n, struct score_step **out,
+                      struct err_detail *detail) MUST_CHECK;
 /* Drop what there is of a step: it counts nowhere from now on. NOMEM, nothing changed. */
 dimfit_err score_leave_out(struct score *score, uint64_t step) MUST_CHECK;
-/* The sums of one slot named at score_open(). */
-struct score_sums score_slot(struct score *score, struct score_step *step, uint32_t slot);
+/* The sums of a part named at score_open(). */
+struct score_sums score_sums_of(struct score *score, struct score_step *step, uint32_t slot,
+                                uint32_t tier);
 /* Add scale * curvature, an upper triangle of f64 as a section has it, that is of so many lookups,
- * to a slot named at score_open(); nothing happens where none is kept. */
-void score_curvature(struct score *score, uint32_t slot, const uint8_t *curvature, double scale,
-                     uint32_t lookups);
+ * to the curved part of a slot that was named at score_open(); nothing happens where none is kept.
+ */
+void score_curvature(struct score *score, uint32_t slot, uint32_t tier, const uint8_t *curvature,
+                     double scale, uint32_t lookups);
 
 uint64_t score_bytes(const struct score *score);
 uint64_t score_steps(const struct score *score);
 uint64_t score_samples(const struct score *score); /* as seen by this shard */
 
-/* Fill in steps, evicted ids, and the row scores and curvatures of the slots that stats already
- * lists. */
+/* Fill in steps, evicted ids, and the row scores and curvatures of the slots and tiers that stats
+ * already lists. */
 dimfit_err score_export(const struct score *score, struct stats *stats) MUST_CHECK;
 
 #endif

@@ -103,7 +103,7 @@ static json_t *priority_json(const struct plan_slot *p) {
     if (p->priority == NULL)
         return json_null();
     json_t *const array = json_array();
-    for (uint32_t k = 0; k < p->before; k++)
+    for (uint32_t k = 0; k < p->units; k++)
         json_array_append_new(array,
                               isfinite(p->priority[k]) ? json_real(p->priority[k]) : json_null());
     return array;
@@ -114,19 +114,20 @@ static json_t *slot_json(const struct coordinator *c, const struct plan_slot *p)
     base_assert(slot != NULL);
     json_t *const keep = json_array();
     double score = 0, kept = 0;
-    for (uint32_t k = 0; k < p->before; k++) {
+    for (uint32_t k = 0; k < p->units; k++) {
         json_array_append_new(keep, json_integer(p->keep[k]));
         score += p->s[k];
         kept += p->keep[k] ? p->s[k] : 0;
     }
     return json_pack(
-        "{s:I, s:s, s:I, s:i, s:i, s:i, s:i, s:I, s:I, s:f, s:f, s:o, s:o, s:o, s:o, s:o}", "id",
-        (json_int_t)p->slot, "name", slot->name, "rows", (json_int_t)p->rows, "dim", (int)slot->dim,
-        "before", (int)p->before, "after", (int)p->after, "added", (int)p->added, "bytes_before",
-        row_bytes(slot, p->rows, p->before), "bytes_after", row_bytes(slot, p->rows, p->after),
-        "score", score, "score_kept", kept, "g", report_doubles(p->g, p->before), "s",
-        report_doubles(p->s, p->before), "keep", keep, "priority", priority_json(p), "eigenvalues",
-        p->eigenvalue == NULL ? json_null() : report_doubles(p->eigenvalue, p->before));
+        "{s:I, s:s, s:i, s:I, s:i, s:i, s:i, s:i, s:I, s:I, s:f, s:f, s:o, s:o, s:o, s:o, s:o}",
+        "id", (json_int_t)p->slot, "name", slot->name, "tier", (int)p->tier, "rows",
+        (json_int_t)p->rows, "dim", (int)slot->dim, "before", (int)p->before, "after",
+        (int)p->after, "added", (int)p->added, "bytes_before", row_bytes(slot, p->rows, p->before),
+        "bytes_after", row_bytes(slot, p->rows, p->after), "score", score, "score_kept", kept, "g",
+        report_doubles(p->g, p->units), "s", report_doubles(p->s, p->units), "keep", keep,
+        "priority", priority_json(p), "eigenvalues",
+        p->eigenvalue == NULL ? json_null() : report_doubles(p->eigenvalue, p->units));
 }
 
 static uint64_t planned_layout_bytes(const struct coordinator *c, const struct plan *plan) {

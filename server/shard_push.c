@@ -126,24 +126,34 @@ static bool is_scored(const struct shard *shard, uint32_t slot) {
     return spec != NULL && spec->search;
 }
 
+static void name_tiers(const struct layout_slot *slot, struct score_part *parts) {
+    for (uint32_t t = 0; t < slot->n_tiers; t++)
+        parts[t] = (struct score_part){
+            .slot = slot->id,
+            .tier = t,
+            .width = slot->tier_widths[t],
+            .curved = t + 1 == slot->n_tiers,
+        };
+}
+
 static dimfit_err open_scores(struct shard *shard, const struct wire_header *header,
                               struct score_step **out, struct err_detail *detail) {
     const struct section_list *const sections = &shard->sections;
-    uint32_t *const ids = malloc((2 * sections->n + 1) * sizeof *ids);
-    if (ids == NULL)
+    struct score_part *const parts = malloc((sections->n + 1) * LAYOUT_TIERS_MAX * sizeof *parts);
+    if (parts == NULL)
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for %zu sections", sections->n);
-    uint32_t *const widths = ids + sections->n;
     size_t n = 0;
     for (size_t i = 0; i < sections->n; i++) {
+        const struct layout_slot *const slot = layout_find(shard->layout, sections->items[i].slot);
         if (!is_scored(shard, sections->items[i].slot))
             continue;
-        ids[n] = sections->items[i].slot;
-        widths[n++] = sections->items[i].width;
+        name_tiers(slot, parts + n);
+        n += slot->n_tiers;
     }
     const uint64_t samples = header->samples == 0 ? 1 : header->samples;
-    const dimfit_err err = score_open(shard->score, header->step, header->client, samples, ids,
-                                      widths, n, out, detail);
-    free(ids);
+    const dimfit_err err = score_open(shard->score, header->step, header->client, samples, parts, n,
+                                      out, detail);
+    free(parts);
     return err;
 }
 
@@ -173,6 +183,22 @@ static dimfit_err prepare(struct shard *shard, const struct wire_header *header,
     return err == DIMFIT_ERR_LIMIT && train ? leave_out(shard, header->step) : err;
 }
 
+/* Where each of the slot's tiers is scored. */
+static void open_sums(struct shard *shard, const struct wire_header *header,
+                      const struct section *s, struct score_step *step, struct score_sums *sums) {
+    const uint32_t n_tiers = layout_find(shard->layout, s->slot)->n_tiers;
+    const double scale = header->samples == 0 ? 1 : (double)header->samples;
+    for (uint32_t t = 0; t < n_tiers; t++) {
+        sums[t] = score_sums_of(shard->score, step, s->slot, t);
+        sums[t].scale = scale;
+        sums[t].step = header->step;
+        sums[t].sample = shard->score_sample;
+    }
+    shard->counters.keys_scored += s->rows;
+    if (s->curvature != NULL)
+        score_curvature(shard->score, s->slot, n_tiers - 1, s->curvature, scale * scale, s->curved);
+}
+
 static void apply(struct shard *shard, const struct wire_header *header, bool train,
                   struct table_slot **slots, struct score_step *step) {
     const struct section_list *const sections = &shard->sections;
@@ -181,19 +207,11 @@ static void apply(struct shard *shard, const struct wire_header *header, bool tr
         const bool scored = step != NULL && is_scored(shard, s->slot);
         if (!train && !scored)
             continue; /* a slot outside the search, in a push for scores alone */
-        struct score_sums sums = {0};
-        if (scored) {
-            sums = score_slot(shard->score, step, s->slot);
-            sums.scale = header->samples == 0 ? 1 : (double)header->samples;
-            sums.step = header->step;
-            sums.sample = shard->score_sample;
-            shard->counters.keys_scored += s->rows;
-            if (s->curvature != NULL)
-                score_curvature(shard->score, s->slot, s->curvature, sums.scale * sums.scale,
-                                s->curved);
-        }
+        struct score_sums sums[LAYOUT_TIERS_MAX];
+        if (scored)
+            open_sums(shard, header, s, step, sums);
         const struct table_counts counts = {s->lookups, s->clicks, header->day};
-        table_push(slots[i], s->keys, s->grads, &counts, s->rows, train, scored ? &sums : NULL);
+        table_push(slots[i], s->keys, s->grads, &counts, s->rows, train, scored ? sums : NULL);
     }
 }
 

@@ -1,20 +1,6 @@
 #include "server/stats.h"
 
-#include "proto/layout.h"
-
 #include <stdlib.h>
-
-enum {
-    STATS_MAGIC = 0x31736664, /* "dfs1" */
-    FLAG_MOMENTS = 1 << 0,
-    FLAG_SCORED = 1 << 1,
-    FLAG_CURVED = 1 << 2,
-    /* Bytes of encoded entries with nothing in them. */
-    SLOT_BYTES_MIN = 25,
-    STEP_BYTES_MIN = 16,
-    STEP_SLOT_BYTES_MIN = 9,
-    WORKER_BYTES = 16,
-};
 
 /* Arrays hold a power of two of items, so that their count alone says when they are full. */
 static dimfit_err reserve(void **items, size_t n, size_t size) {
@@ -76,11 +62,25 @@ void stats_destroy(struct stats **stats) {
 /* ---- entries --------------------------------------------------------------------------------- */
 
 /* Every kind of entry begins with what it is ordered by. */
-static size_t position_u32(const void *items, size_t n, size_t size, uint32_t key) {
+struct tier_id {
+    uint32_t slot, tier;
+};
+
+static bool is_before(const void *item, struct tier_id id) {
+    struct tier_id at;
+    memcpy(&at, item, sizeof at);
+    return at.slot != id.slot ? at.slot < id.slot : at.tier < id.tier;
+}
+
+static bool is_at(const void *items, size_t n, size_t size, size_t at, struct tier_id id) {
+    return at < n && memcmp((const char *)items + at * size, &id, sizeof id) == 0;
+}
+
+static size_t position_tier(const void *items, size_t n, size_t size, struct tier_id id) {
     size_t low = 0, high = n;
     while (low < high) {
         const size_t mid = low + (high - low) / 2;
-        if (load_u32((const char *)items + mid * size) < key)
+        if (is_before((const char *)items + mid * size, id))
             low = mid + 1;
         else
             high = mid;
@@ -105,8 +105,8 @@ static void open_gap(void *items, size_t n, size_t at, size_t size) {
     memmove(gap + size, gap, (n - at) * size);
 }
 
-static struct slot_stats *slot_insert(struct stats *stats, size_t at, uint32_t slot, uint32_t width,
-                                      bool moments) {
+static struct slot_stats *slot_insert(struct stats *stats, size_t at, struct tier_id id,
+                                      uint32_t width, bool moments) {
     const size_t w = width;
     double *const block = moments ? new_sums(2 * (w + w * w)) : NULL;
     if ((moments && block == NULL) ||
@@ -117,7 +117,7 @@ static struct slot_stats *slot_insert(struct stats *stats, size_t at, uint32_t s
     open_gap(stats->slots, stats->n_slots, at, sizeof *stats->slots);
     stats->n_slots++;
     struct slot_stats *const s = &stats->slots[at];
-    *s = (struct slot_stats){.slot = slot, .width = width};
+    *s = (struct slot_stats){.slot = id.slot, .tier = id.tier, .width = width};
     if (moments) {
         s->sum = block;
         s->second = s->sum + w;
@@ -127,9 +127,15 @@ static struct slot_stats *slot_insert(struct stats *stats, size_t at, uint32_t s
     return s;
 }
 
-struct slot_stats *stats_add_slot(struct stats *stats, uint32_t slot, uint32_t width,
+struct slot_stats *stats_add_slot(struct stats *stats, uint32_t slot, uint32_t tier, uint32_t width,
                                   bool moments) {
-    return slot_insert(stats, stats->n_slots, slot, width, moments);
+    return slot_insert(stats, stats->n_slots, (struct tier_id){slot, tier}, width, moments);
+}
+
+bool stats_add_row_score(struct slot_stats *slot) {
+    if (slot->row_score == NULL)
+        slot->row_score = new_sums(slot->width);
+    return slot->row_score != NULL;
 }
 
 bool stats_add_curvature(struct slot_stats *slot) {
@@ -151,7 +157,7 @@ struct step_stats *stats_add_step(struct stats *stats, uint64_t step) {
     return step_insert(stats, stats->n_steps, step);
 }
 
-static struct step_slot *step_slot_insert(struct step_stats *step, size_t at, uint32_t slot,
+static struct step_slot *step_slot_insert(struct step_stats *step, size_t at, struct tier_id id,
                                           uint32_t width, bool C) {
     const size_t w = width;
     double *const block = new_sums(C ? 2 * w + w * w : w);
@@ -163,7 +169,8 @@ static struct step_slot *step_slot_insert(struct step_stats *step, size_t at, ui
     open_gap(step->slots, step->n_slots, at, sizeof *step->slots);
     step->n_slots++;
     step->slots[at] = (struct step_slot){
-        .slot = slot,
+        .slot = id.slot,
+        .tier = id.tier,
         .width = width,
         .g = block,
         .C = C ? block + w : NULL,
@@ -172,8 +179,9 @@ static struct step_slot *step_slot_insert(struct step_stats *step, size_t at, ui
     return &step->slots[at];
 }
 
-struct step_slot *step_add_slot(struct step_stats *step, uint32_t slot, uint32_t width, bool C) {
-    return step_slot_insert(step, step->n_slots, slot, width, C);
+struct step_slot *step_add_slot(struct step_stats *step, uint32_t slot, uint32_t tier,
+                                uint32_t width, bool C) {
+    return step_slot_insert(step, step->n_slots, (struct tier_id){slot, tier}, width, C);
 }
 
 dimfit_err step_add_worker(struct step_stats *step, uint64_t worker, uint64_t samples) {
@@ -202,9 +210,19 @@ dimfit_err stats_add_evicted(struct stats *stats, uint64_t step) {
     return DIMFIT_OK;
 }
 
-const struct slot_stats *stats_find(const struct stats *stats, uint32_t slot) {
-    const size_t i = position_u32(stats->slots, stats->n_slots, sizeof *stats->slots, slot);
-    return i < stats->n_slots && stats->slots[i].slot == slot ? &stats->slots[i] : NULL;
+static struct tier_id id_of(const struct slot_stats *slot) {
+    return (struct tier_id){slot->slot, slot->tier};
+}
+
+static struct slot_stats *slot_find(const struct stats *stats, struct tier_id id, size_t *at) {
+    *at = position_tier(stats->slots, stats->n_slots, sizeof *stats->slots, id);
+    return is_at(stats->slots, stats->n_slots, sizeof *stats->slots, *at, id) ? &stats->slots[*at]
+                                                                              : NULL;
+}
+
+const struct slot_stats *stats_find(const struct stats *stats, uint32_t slot, uint32_t tier) {
+    size_t at;
+    return slot_find(stats, (struct tier_id){slot, tier}, &at);
 }
 
 bool stats_step_evicted(const struct stats *stats, uint64_t step) {
@@ -239,7 +257,7 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static void evicted_order(struct stats *stats) {
+void stats_order_evicted(struct stats *stats) {
     if (stats->evicted_ascending)
         return;
     qsort(stats->evicted, stats->n_evicted, sizeof *stats->evicted, by_value);
@@ -257,9 +275,12 @@ static struct step_stats *step_find(const struct stats *stats, uint64_t step, si
     return *at < stats->n_steps && stats->steps[*at].step == step ? &stats->steps[*at] : NULL;
 }
 
-static struct step_slot *step_slot_find(const struct step_stats *step, uint32_t slot, size_t *at) {
-    *at = position_u32(step->slots, step->n_slots, sizeof *step->slots, slot);
-    return *at < step->n_slots && step->slots[*at].slot == slot ? &step->slots[*at] : NULL;
+static struct step_slot *step_slot_find(const struct step_stats *step, const struct step_slot *like,
+                                        size_t *at) {
+    const struct tier_id id = {like->slot, like->tier};
+    *at = position_tier(step->slots, step->n_slots, sizeof *step->slots, id);
+    return is_at(step->slots, step->n_slots, sizeof *step->slots, *at, id) ? &step->slots[*at]
+                                                                           : NULL;
 }
 
 static dimfit_err widths_differ(uint32_t slot, uint32_t a, uint32_t b, struct err_detail *detail) {
@@ -272,7 +293,8 @@ static dimfit_err check_widths(const struct stats *into, const struct stats *par
                                struct err_detail *detail) {
     for (size_t i = 0; i < part->n_slots; i++) {
         const struct slot_stats *const from = &part->slots[i];
-        const struct slot_stats *const to = stats_find(into, from->slot);
+        size_t at;
+        const struct slot_stats *const to = slot_find(into, id_of(from), &at);
         if (to != NULL && to->width != from->width)
             return widths_differ(from->slot, to->width, from->width, detail);
     }
@@ -281,7 +303,7 @@ static dimfit_err check_widths(const struct stats *into, const struct stats *par
         const struct step_stats *const to = step_find(into, part->steps[i].step, &at);
         for (size_t k = 0; to != NULL && k < part->steps[i].n_slots; k++) {
             const struct step_slot *const from = &part->steps[i].slots[k];
-            const struct step_slot *const there = step_slot_find(to, from->slot, &at);
+            const struct step_slot *const there = step_slot_find(to, from, &at);
             if (there != NULL && there->width != from->width)
                 return widths_differ(from->slot, there->width, from->width, detail);
         }
@@ -292,16 +314,14 @@ static dimfit_err check_widths(const struct stats *into, const struct stats *par
 static dimfit_err open_slots(struct stats *into, const struct stats *part) {
     for (size_t i = 0; i < part->n_slots; i++) {
         const struct slot_stats *const from = &part->slots[i];
-        const size_t at = position_u32(into->slots, into->n_slots, sizeof *into->slots, from->slot);
-        if ((at == into->n_slots || into->slots[at].slot != from->slot) &&
-            slot_insert(into, at, from->slot, from->width, from->sum != NULL) == NULL)
+        size_t at;
+        struct slot_stats *to = slot_find(into, id_of(from), &at);
+        if (to == NULL)
+            to = slot_insert(into, at, id_of(from), from->width, from->sum != NULL);
+        if (to == NULL)
             return DIMFIT_ERR_NOMEM;
-        struct slot_stats *const to = &into->slots[at];
-        if (from->row_score != NULL && to->row_score == NULL) {
-            to->row_score = new_sums(to->width);
-            if (to->row_score == NULL)
-                return DIMFIT_ERR_NOMEM;
-        }
+        if (from->row_score != NULL && !stats_add_row_score(to))
+            return DIMFIT_ERR_NOMEM;
         if (from->curvature != NULL && !stats_add_curvature(to))
             return DIMFIT_ERR_NOMEM;
     }
@@ -317,8 +337,9 @@ static dimfit_err open_step(struct stats *into, const struct step_stats *from) {
         return DIMFIT_ERR_NOMEM;
     for (size_t i = 0; i < from->n_slots; i++) {
         const struct step_slot *const slot = &from->slots[i];
-        if (step_slot_find(to, slot->slot, &at) == NULL &&
-            step_slot_insert(to, at, slot->slot, slot->width, slot->C != NULL) == NULL)
+        const struct tier_id id = {slot->slot, slot->tier};
+        if (step_slot_find(to, slot, &at) == NULL &&
+            step_slot_insert(to, at, id, slot->width, slot->C != NULL) == NULL)
             return DIMFIT_ERR_NOMEM;
     }
     for (size_t i = 0; i < from->n_workers; i++) {
@@ -367,7 +388,7 @@ static void add_step(struct step_stats *to, const struct step_stats *from) {
     size_t at;
     for (size_t i = 0; i < from->n_slots; i++) {
         const struct step_slot *const part = &from->slots[i];
-        struct step_slot *const slot = step_slot_find(to, part->slot, &at);
+        struct step_slot *const slot = step_slot_find(to, part, &at);
         const size_t w = part->width;
         add(slot->g, part->g, w);
         if (part->C == NULL)
@@ -397,191 +418,13 @@ dimfit_err stats_merge(struct stats *into, const struct stats *part, struct err_
     if (err != DIMFIT_OK)
         return err_set(detail, err, "no memory to add up the shards' statistics");
     for (size_t i = 0; i < part->n_slots; i++) {
-        const uint32_t slot = part->slots[i].slot;
-        const size_t at = position_u32(into->slots, into->n_slots, sizeof *into->slots, slot);
-        add_slot(&into->slots[at], &part->slots[i]);
+        size_t at;
+        add_slot(slot_find(into, id_of(&part->slots[i]), &at), &part->slots[i]);
     }
     for (size_t i = 0; i < part->n_steps; i++) {
         size_t at;
         add_step(step_find(into, part->steps[i].step, &at), &part->steps[i]);
     }
-    evicted_order(into);
-    return DIMFIT_OK;
-}
-
-/* ---- bytes ----------------------------------------------------------------------------------- */
-
-static void put_sums(struct buf *out, const double *sums, size_t n) {
-    buf_put(out, sums, n * sizeof *sums);
-}
-
-static void put_step(const struct step_stats *step, struct buf *out) {
-    buf_put_u64(out, step->step);
-    buf_put_u32(out, (uint32_t)step->n_slots);
-    buf_put_u32(out, (uint32_t)step->n_workers);
-    for (size_t i = 0; i < step->n_slots; i++) {
-        const struct step_slot *const s = &step->slots[i];
-        const size_t w = s->width;
-        buf_put_u32(out, s->slot);
-        buf_put_u32(out, s->width);
-        buf_put_u8(out, s->C != NULL ? FLAG_MOMENTS : 0);
-        put_sums(out, s->g, w);
-        if (s->C != NULL) {
-            put_sums(out, s->C, w * w);
-            put_sums(out, s->b, w);
-        }
-    }
-    for (size_t i = 0; i < step->n_workers; i++) {
-        buf_put_u64(out, step->workers[i].worker);
-        buf_put_u64(out, step->workers[i].samples);
-    }
-}
-
-void stats_encode(const struct stats *stats, struct buf *out) {
-    buf_put_u32(out, STATS_MAGIC);
-    buf_put_u64(out, stats->epoch);
-    buf_put_u32(out, (uint32_t)stats->n_slots);
-    buf_put_u32(out, (uint32_t)stats->n_steps);
-    buf_put_u32(out, (uint32_t)stats->n_evicted);
-    for (size_t i = 0; i < stats->n_slots; i++) {
-        const struct slot_stats *const s = &stats->slots[i];
-        const size_t w = s->width;
-        buf_put_u32(out, s->slot);
-        buf_put_u32(out, s->width);
-        buf_put_u64(out, s->rows);
-        buf_put_f64(out, s->lookups);
-        buf_put_u8(out, (uint8_t)((s->sum != NULL ? FLAG_MOMENTS : 0) |
-                                  (s->row_score != NULL ? FLAG_SCORED : 0) |
-                                  (s->curvature != NULL ? FLAG_CURVED : 0)));
-        if (s->sum != NULL) {
-            put_sums(out, s->sum, w);
-            put_sums(out, s->second, w * w);
-            put_sums(out, s->looked_sum, w);
-            put_sums(out, s->looked_second, w * w);
-        }
-        if (s->row_score != NULL)
-            put_sums(out, s->row_score, w);
-        if (s->curvature != NULL) {
-            put_sums(out, s->curvature, w * w);
-            buf_put_f64(out, s->curved);
-        }
-    }
-    for (size_t i = 0; i < stats->n_steps; i++)
-        put_step(&stats->steps[i], out);
-    buf_put(out, stats->evicted, stats->n_evicted * sizeof *stats->evicted);
-}
-
-/* The decoders below return PROTOCOL for whatever is wrong; the one at the end says where. */
-
-static dimfit_err read_slot(struct reader *in, struct stats *stats) {
-    const uint32_t id = reader_u32(in);
-    const size_t w = reader_u32(in);
-    const uint64_t rows = reader_u64(in);
-    const double lookups = reader_f64(in);
-    const uint8_t flags = reader_u8(in);
-    const bool moments = (flags & FLAG_MOMENTS) != 0, scored = (flags & FLAG_SCORED) != 0;
-    const bool curved = (flags & FLAG_CURVED) != 0;
-    const size_t n = stats->n_slots;
-    if (in->failed || flags > (FLAG_MOMENTS | FLAG_SCORED | FLAG_CURVED) || w > LAYOUT_DIM_MAX ||
-        (n > 0 && stats->slots[n - 1].slot >= id) ||
-        !reader_has(in,
-                    (moments ? 2 * (w + w * w) : 0) + (scored ? w : 0) + (curved ? w * w + 1 : 0),
-                    sizeof(double)))
-        return DIMFIT_ERR_PROTOCOL;
-    struct slot_stats *const s = stats_add_slot(stats, id, (uint32_t)w, moments);
-    if (s == NULL)
-        return DIMFIT_ERR_NOMEM;
-    s->rows = rows;
-    s->lookups = lookups;
-    if (moments)
-        reader_copy(in, s->sum, 2 * (w + w * w) * sizeof *s->sum);
-    if (scored) {
-        s->row_score = new_sums(w);
-        if (s->row_score == NULL)
-            return DIMFIT_ERR_NOMEM;
-        reader_copy(in, s->row_score, w * sizeof *s->row_score);
-    }
-    if (curved) {
-        if (!stats_add_curvature(s))
-            return DIMFIT_ERR_NOMEM;
-        reader_copy(in, s->curvature, w * w * sizeof *s->curvature);
-        s->curved = reader_f64(in);
-    }
-    return DIMFIT_OK;
-}
-
-static dimfit_err read_step_slot(struct reader *in, struct step_stats *step) {
-    const uint32_t id = reader_u32(in);
-    const size_t w = reader_u32(in);
-    const uint8_t flags = reader_u8(in);
-    const bool moments = (flags & FLAG_MOMENTS) != 0;
-    const size_t n = step->n_slots, sums = moments ? 2 * w + w * w : w;
-    if (in->failed || flags > FLAG_MOMENTS || w > LAYOUT_DIM_MAX ||
-        (n > 0 && step->slots[n - 1].slot >= id) || !reader_has(in, sums, sizeof(double)))
-        return DIMFIT_ERR_PROTOCOL;
-    struct step_slot *const s = step_add_slot(step, id, (uint32_t)w, moments);
-    if (s == NULL)
-        return DIMFIT_ERR_NOMEM;
-    reader_copy(in, s->g, sums * sizeof *s->g);
-    return DIMFIT_OK;
-}
-
-static dimfit_err read_step(struct reader *in, struct stats *stats) {
-    const uint64_t id = reader_u64(in);
-    const uint32_t n_slots = reader_u32(in);
-    const uint32_t n_workers = reader_u32(in);
-    const size_t n = stats->n_steps;
-    if (in->failed || (n > 0 && stats->steps[n - 1].step >= id) ||
-        !reader_has(in, n_slots, STEP_SLOT_BYTES_MIN))
-        return DIMFIT_ERR_PROTOCOL;
-    struct step_stats *const step = stats_add_step(stats, id);
-    dimfit_err err = step == NULL ? DIMFIT_ERR_NOMEM : DIMFIT_OK;
-    for (uint32_t i = 0; i < n_slots && err == DIMFIT_OK; i++)
-        err = read_step_slot(in, step);
-    if (err == DIMFIT_OK && !reader_has(in, n_workers, WORKER_BYTES))
-        err = DIMFIT_ERR_PROTOCOL;
-    for (uint32_t i = 0; i < n_workers && err == DIMFIT_OK; i++) {
-        const uint64_t worker = reader_u64(in);
-        const uint64_t samples = reader_u64(in);
-        if (i > 0 && step->workers[i - 1].worker >= worker)
-            err = DIMFIT_ERR_PROTOCOL;
-        else
-            err = step_add_worker(step, worker, samples);
-    }
-    return err;
-}
-
-dimfit_err stats_decode(const void *bytes, size_t len, struct stats **out,
-                        struct err_detail *detail) {
-    struct reader in = reader_of(bytes, len);
-    const uint32_t magic = reader_u32(&in);
-    const uint64_t epoch = reader_u64(&in);
-    const uint32_t n_slots = reader_u32(&in);
-    const uint32_t n_steps = reader_u32(&in);
-    const uint32_t n_evicted = reader_u32(&in);
-    if (magic != STATS_MAGIC || n_slots > LAYOUT_SLOTS_MAX ||
-        !reader_has(&in, n_slots, SLOT_BYTES_MIN) || !reader_has(&in, n_steps, STEP_BYTES_MIN) ||
-        !reader_has(&in, n_evicted, sizeof(uint64_t)))
-        return err_set(detail, DIMFIT_ERR_PROTOCOL, "these %zu bytes are no statistics", len);
-    struct stats *stats = NULL;
-    dimfit_err err = stats_new(epoch, &stats);
-    if (err != DIMFIT_OK)
-        return err_set(detail, err, "no memory for statistics");
-    for (uint32_t i = 0; i < n_slots && err == DIMFIT_OK; i++)
-        err = read_slot(&in, stats);
-    for (uint32_t i = 0; i < n_steps && err == DIMFIT_OK; i++)
-        err = read_step(&in, stats);
-    for (uint32_t i = 0; i < n_evicted && err == DIMFIT_OK; i++)
-        err = stats_add_evicted(stats, reader_u64(&in));
-    if (err == DIMFIT_OK && !reader_done(&in))
-        err = DIMFIT_ERR_PROTOCOL;
-    if (err != DIMFIT_OK) {
-        err_set(detail, err, "statistics of %zu bytes are malformed or too large, at byte %zu", len,
-                len - in.left);
-        stats_destroy(&stats);
-        return err;
-    }
-    evicted_order(stats);
-    *out = stats;
+    stats_order_evicted(into);
     return DIMFIT_OK;
 }

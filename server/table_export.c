@@ -117,7 +117,7 @@ dimfit_err table_export_slice(const struct table *table, enum table_sums sums,
     if (slot == NULL)
         return DIMFIT_OK;
     if (!walk->inside &&
-        stats_add_slot(stats, slot->spec.id, slot->spec.width, sums == TABLE_MOMENTS) == NULL)
+        stats_add_slot(stats, slot->spec.id, 0, slot->spec.width, sums == TABLE_MOMENTS) == NULL)
         return DIMFIT_ERR_NOMEM;
     walk->slot = slot->spec.id;
     walk->inside = true;

@@ -473,8 +473,8 @@ static struct stats *decision_stats(void) {
         bench_die("no memory for the statistics");
     must(step_add_worker(step, 1, BENCH_BATCH), &detail);
     for (uint32_t i = 0; i < DECISION_SLOTS; i++) {
-        struct slot_stats *const slot = stats_add_slot(stats, i, DECISION_WIDTH, false);
-        struct step_slot *const part = step_add_slot(step, i, DECISION_WIDTH, false);
+        struct slot_stats *const slot = stats_add_slot(stats, i, 0, DECISION_WIDTH, false);
+        struct step_slot *const part = step_add_slot(step, i, 0, DECISION_WIDTH, false);
         if (slot == NULL || part == NULL)
             bench_die("no memory for the statistics");
         slot->rows = 1 + bench_mix(i) % 10000;

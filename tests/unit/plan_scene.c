@@ -102,7 +102,8 @@ static struct stats *shard_stats(const struct scene *s, size_t shard, size_t sha
     struct stats *stats;
     assert_int_equal(stats_new(4, &stats), DIMFIT_OK);
     for (size_t i = 0; i < SLOTS; i++) {
-        struct slot_stats *const slot = stats_add_slot(stats, scene_slot_id(i), s->widths[i], true);
+        struct slot_stats *const slot = stats_add_slot(stats, scene_slot_id(i), 0, s->widths[i],
+                                                       true);
         slot->row_score = calloc(WIDTH, sizeof *slot->row_score);
         assert_non_null(slot->row_score);
         assert_true(stats_add_curvature(slot));
@@ -111,9 +112,9 @@ static struct stats *shard_stats(const struct scene *s, size_t shard, size_t sha
     for (size_t t = 0; t < STEPS; t++) {
         struct step_stats *const step = stats_add_step(stats, 100 + t);
         assert_int_equal(step_add_worker(step, 1, PARTS), DIMFIT_OK);
-        step_add_slot(step, 1, 1, true)->g[0] = 1e6;
+        step_add_slot(step, 1, 0, 1, true)->g[0] = 1e6;
         for (size_t i = 0; i < SLOTS; i++)
-            assert_non_null(step_add_slot(step, scene_slot_id(i), s->widths[i], true));
+            assert_non_null(step_add_slot(step, scene_slot_id(i), 0, s->widths[i], true));
         for (size_t p = 0; p < PARTS; p++) {
             const struct part *const part = &s->part[t][p];
             if (shard_of(part->slot, part->row, shards) != shard)

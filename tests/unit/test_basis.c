@@ -26,8 +26,8 @@ static double draw(uint64_t *state) {
 
 static void sum_up(struct scene *s, size_t rows) {
     assert_int_equal(stats_new(0, &s->stats), DIMFIT_OK);
-    s->slot = stats_add_slot(s->stats, 6, W, true);
-    s->step = step_add_slot(stats_add_step(s->stats, 1), 6, W, true);
+    s->slot = stats_add_slot(s->stats, 6, 0, W, true);
+    s->step = step_add_slot(stats_add_step(s->stats, 1), 6, 0, W, true);
     s->slot->rows = rows;
     for (size_t f = 0; f < rows; f++) {
         const double *const r = s->r[f], *const grad = s->grad[f];
@@ -433,7 +433,7 @@ static void kfac_of_few_rows_is_the_identity(void **state) {
 static void kfac_of_width_1_keeps_its_axis(void **state) {
     struct stats *stats;
     assert_int_equal(stats_new(0, &stats), DIMFIT_OK);
-    struct slot_stats *const slot = stats_add_slot(stats, 3, 1, true);
+    struct slot_stats *const slot = stats_add_slot(stats, 3, 0, 1, true);
     slot->rows = 2;
     slot->lookups = 4;
     slot->looked_second[0] = 20;

@@ -142,17 +142,17 @@ static void search_again(struct scene *s, struct plan **plan, double earned[SLOT
         for (; to < DIM; to++)
             earned[i][to] = 0;
         width[i] = p->after;
-        slot_of(s, i)->width = p->after;
+        slot_of(s, i)->width = slot_of(s, i)->tier_widths[0] = p->after;
         slot_of(s, i)->axes = realloc(slot_of(s, i)->axes, DIM * sizeof(uint16_t));
         for (uint32_t k = 0; k < p->after; k++)
             slot_of(s, i)->axes[k] = (uint16_t)k;
     }
     assert_int_equal(stats_new(4, &stats), DIMFIT_OK);
     for (size_t i = 0; i < SLOTS; i++)
-        stats_add_slot(stats, scene_slot_id(i), width[i], true)->rows = s->rows[i];
+        stats_add_slot(stats, scene_slot_id(i), 0, width[i], true)->rows = s->rows[i];
     struct step_stats *const step = stats_add_step(stats, 1);
     for (size_t i = 0; i < SLOTS; i++)
-        memcpy(step_add_slot(step, scene_slot_id(i), width[i], false)->g, earned[i],
+        memcpy(step_add_slot(step, scene_slot_id(i), 0, width[i], false)->g, earned[i],
                width[i] * sizeof(double));
     stats_destroy(&s->stats);
     s->stats = stats;

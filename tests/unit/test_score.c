@@ -16,7 +16,8 @@ static struct score *make(uint64_t max_bytes, bool moments, bool searching) {
 static dimfit_err open_one(struct score *score, uint64_t step, uint64_t worker, uint64_t samples,
                            uint32_t slot, uint32_t width, struct score_step **out) {
     struct err_detail detail = {{0}};
-    const dimfit_err err = score_open(score, step, worker, samples, &slot, &width, 1, out, &detail);
+    const struct score_part part = {slot, 0, width, true};
+    const dimfit_err err = score_open(score, step, worker, samples, &part, 1, out, &detail);
     assert_true((err == DIMFIT_ERR_LIMIT) == (detail.text[0] != '\0'));
     return err;
 }
@@ -26,7 +27,7 @@ static void add(struct score *score, uint64_t step, uint64_t worker, uint64_t sa
                 uint32_t slot, double value) {
     struct score_step *opened;
     assert_int_equal(open_one(score, step, worker, samples, slot, 2, &opened), DIMFIT_OK);
-    const struct score_sums sums = score_slot(score, opened, slot);
+    const struct score_sums sums = score_sums_of(score, opened, slot, 0);
     sums.g[0] += value;
     sums.row[1] += value;
 }
@@ -39,7 +40,7 @@ static struct stats *export(const struct score *score, const uint32_t *slots, si
     struct stats *stats = NULL;
     assert_int_equal(stats_new(4, &stats), DIMFIT_OK);
     for (size_t i = 0; i < n; i++)
-        assert_non_null(stats_add_slot(stats, slots[i], 2, false));
+        assert_non_null(stats_add_slot(stats, slots[i], 0, 2, false));
     assert_int_equal(score_export(score, stats), DIMFIT_OK);
     return stats;
 }
@@ -76,7 +77,7 @@ static void moments_have_their_place_in_a_step(void **state) {
     struct score *score = make(1 << 20, true, true);
     struct score_step *step;
     assert_int_equal(open_one(score, 1, 1, 1, 4, WIDTH, &step), DIMFIT_OK);
-    const struct score_sums sums = score_slot(score, step, 4);
+    const struct score_sums sums = score_sums_of(score, step, 4, 0);
     assert_true(sums.scale == 1);
     for (int i = 0; i < WIDTH; i++) {
         sums.g[i] = 1 + i;
@@ -96,13 +97,14 @@ static void moments_have_their_place_in_a_step(void **state) {
 
 static void a_slot_named_twice_is_opened_once(void **state) {
     struct score *score = make(1 << 20, false, true);
-    static const uint32_t slots[] = {9, 2, 9, 2, 4}, widths[] = {2, 3, 2, 3, 0};
+    static const struct score_part parts[] = {
+        {9, 0, 2, true}, {2, 0, 3, true}, {9, 0, 2, true}, {2, 0, 3, true}, {4, 0, 0, true}};
     struct score_step *step;
-    assert_int_equal(score_open(score, 1, 1, 1, slots, widths, 5, &step, NULL), DIMFIT_OK);
-    score_slot(score, step, 9).g[1] = 6;
-    score_slot(score, step, 2).g[2] = 7;
+    assert_int_equal(score_open(score, 1, 1, 1, parts, 5, &step, NULL), DIMFIT_OK);
+    score_sums_of(score, step, 9, 0).g[1] = 6;
+    score_sums_of(score, step, 2, 0).g[2] = 7;
     const uint64_t bytes = score_bytes(score);
-    assert_int_equal(score_open(score, 1, 1, 1, slots, widths, 5, &step, NULL), DIMFIT_OK);
+    assert_int_equal(score_open(score, 1, 1, 1, parts, 5, &step, NULL), DIMFIT_OK);
     assert_int_equal(score_bytes(score), bytes);
     struct stats *stats = export(score, NULL, 0);
     assert_int_equal(stats->steps[0].n_slots, 3);
@@ -194,7 +196,7 @@ static void a_step_makes_room_for_itself_but_never_by_itself(void **state) {
     const uint64_t oldest = 2;
     struct score_step *step;
     assert_int_equal(open_one(score, oldest, 1, 1, 8, 100, &step), DIMFIT_OK);
-    score_slot(score, step, 7).g[0] += 1;
+    score_sums_of(score, step, 7, 0).g[0] += 1;
     assert_int_equal(open_one(score, oldest, 1, 1, 9, 1000, &step), DIMFIT_ERR_LIMIT);
     score_destroy(&score);
 }
@@ -262,8 +264,8 @@ static void a_restart_forgets_everything(void **state) {
     assert_int_equal(score_bytes(score), 0);
     struct score_step *step;
     assert_int_equal(open_one(score, 5, 1, 1, 7, 5, &step), DIMFIT_OK); /* another width */
-    assert_non_null(score_slot(score, step, 7).C);
-    assert_true(score_slot(score, step, 7).g[0] == 0);
+    assert_non_null(score_sums_of(score, step, 7, 0).C);
+    assert_true(score_sums_of(score, step, 7, 0).g[0] == 0);
     static const uint32_t slots[] = {8};
     struct stats *stats = export(score, slots, 1);
     assert_int_equal(stats->n_evicted, 0);

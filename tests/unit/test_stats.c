@@ -20,7 +20,7 @@ static void fill(double *values, size_t n, double first) {
 }
 
 static struct slot_stats *add_slot(struct stats *stats, uint32_t slot, uint32_t w, double value) {
-    struct slot_stats *const s = stats_add_slot(stats, slot, w, true);
+    struct slot_stats *const s = stats_add_slot(stats, slot, 0, w, true);
     assert_non_null(s);
     s->rows = 10;
     s->lookups = 100;
@@ -39,7 +39,7 @@ static void scored(struct slot_stats *s, double value) {
 
 static struct step_slot *add_part(struct step_stats *step, uint32_t slot, uint32_t w,
                                   double value) {
-    struct step_slot *const s = step_add_slot(step, slot, w, true);
+    struct step_slot *const s = step_add_slot(step, slot, 0, w, true);
     assert_non_null(s);
     fill(s->g, w, value);
     fill(s->C, w * w, value);
@@ -87,15 +87,15 @@ static void parts_add_up_to_the_union(void **state) {
     assert_int_equal(stats_merge(all, part, NULL), DIMFIT_OK);
     assert_int_equal(all->n_slots, 3);
     assert_int_equal(all->n_steps, 3);
-    assert_null(stats_find(all, 3));
-    const struct slot_stats *const seven = stats_find(all, 7);
+    assert_null(stats_find(all, 3, 0));
+    const struct slot_stats *const seven = stats_find(all, 7, 0);
     assert_int_equal(seven->rows, 20);
     assert_true(seven->lookups == 200);
     assert_true(seven->sum[2] == 102 + 1002 && seven->second[8] == 108 + 1008);
     assert_true(seven->looked_sum[0] == 1100 && seven->looked_second[4] == 104 + 1004);
     assert_true(seven->row_score[1] == 4); /* the first shard had not scored it */
-    assert_true(stats_find(all, 2)->row_score[1] == 2);
-    assert_null(stats_find(all, 1)->row_score);
+    assert_true(stats_find(all, 2, 0)->row_score[1] == 2);
+    assert_null(stats_find(all, 1, 0)->row_score);
     const uint64_t steps[] = {10, 20, 30};
     for (size_t i = 0; i < 3; i++)
         assert_int_equal(all->steps[i].step, steps[i]);
@@ -157,16 +157,16 @@ static void a_step_evicted_on_any_shard_counts_on_none(void **state) {
 
 static void moments_that_one_shard_lacks_are_lacking(void **state) {
     struct stats *all = shard_one(), *part = new_stats(4);
-    struct slot_stats *const bare = stats_add_slot(part, 2, 2, false);
+    struct slot_stats *const bare = stats_add_slot(part, 2, 0, 2, false);
     bare->rows = 1;
     struct step_stats *const step = stats_add_step(part, 30);
-    struct step_slot *const slot = step_add_slot(step, 7, 3, false);
+    struct step_slot *const slot = step_add_slot(step, 7, 0, 3, false);
     slot->g[0] = 1;
     assert_int_equal(stats_merge(all, part, NULL), DIMFIT_OK);
-    assert_null(stats_find(all, 2)->sum);
-    assert_null(stats_find(all, 2)->looked_second);
-    assert_non_null(stats_find(all, 7)->sum);
-    assert_int_equal(stats_find(all, 2)->rows, 11);
+    assert_null(stats_find(all, 2, 0)->sum);
+    assert_null(stats_find(all, 2, 0)->looked_second);
+    assert_non_null(stats_find(all, 7, 0)->sum);
+    assert_int_equal(stats_find(all, 2, 0)->rows, 11);
     assert_null(all->steps[1].slots[0].C);
     assert_null(all->steps[1].slots[0].b);
     assert_true(all->steps[1].slots[0].g[0] == 5);
@@ -187,7 +187,7 @@ static void parts_that_do_not_belong_together_are_refused_whole(void **state) {
     assert_int_equal(stats_merge(all, part, &detail), DIMFIT_ERR_PROTOCOL);
     assert_string_equal(detail.text,
                         "slot 7: statistics of shards are 3 and 4 wide in the same epoch");
-    assert_int_equal(stats_find(all, 2)->rows, 10);
+    assert_int_equal(stats_find(all, 2, 0)->rows, 10);
     stats_destroy(&part);
 
     part = new_stats(4);
@@ -207,8 +207,8 @@ static struct buf bytes_of(const struct stats *stats) {
 
 static struct stats *whole(void) {
     struct stats *const stats = shard_one();
-    assert_non_null(stats_add_slot(stats, 8, 0, true));
-    assert_non_null(stats_add_slot(stats, 9, 2, false));
+    assert_non_null(stats_add_slot(stats, 8, 0, 0, true));
+    assert_non_null(stats_add_slot(stats, 9, 0, 2, false));
     assert_non_null(stats_add_step(stats, 40));
     assert_int_equal(stats_add_evicted(stats, 3), DIMFIT_OK);
     assert_int_equal(stats_add_evicted(stats, 6), DIMFIT_OK);

@@ -108,7 +108,7 @@ static void make_ladder(struct scene *s, const uint64_t *rows, const double *loo
         struct layout_slot slot = {.id = i, .dim = 64, .width = 64, .search = true};
         slot.name[0] = (char)('a' + i);
         assert_int_equal(layout_add_slot(s->layout, &slot, NULL), DIMFIT_OK);
-        struct slot_stats *const to = stats_add_slot(s->stats, i, 64, false);
+        struct slot_stats *const to = stats_add_slot(s->stats, i, 0, 64, false);
         to->rows = rows[i];
         to->lookups = lookups[i];
     }
@@ -261,8 +261,12 @@ static void answers(const struct scene *s,
     uint8_t keep[SLOTS][WIDTH] = {{0}};
     struct plan made = {.request = s->request, .n_slots = SLOTS, .slots = slots};
     for (size_t i = 0; i < SLOTS; i++)
-        slots[i] = (struct plan_slot){
-            .slot = scene_slot_id(i), .before = s->widths[i], .rows = s->rows[i], .keep = keep[i]};
+        slots[i] = (struct plan_slot){.slot = scene_slot_id(i),
+                                      .n_tiers = 1,
+                                      .before = s->widths[i],
+                                      .units = s->widths[i],
+                                      .rows = s->rows[i],
+                                      .keep = keep[i]};
     struct plan_work work = {
         .plan = &made,
         .fitted = fitted,

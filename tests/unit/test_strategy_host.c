@@ -57,20 +57,20 @@ static void another_major_version_is_refused(void **state) {
     struct dimfit_strategy s = sound();
     s.abi_major = 1;
     refused(&s, DIMFIT_ERR_VERSION,
-            "built for ABI 1.0, this dimfit has 2.0: the major number must be equal");
+            "built for ABI 1.1, this dimfit has 2.1: the major number must be equal");
 }
 
 static void a_newer_minor_version_is_refused(void **state) {
     struct dimfit_strategy s = sound();
     s.abi_minor = 3;
-    refused(&s, DIMFIT_ERR_VERSION, "built for the newer ABI 2.3, this dimfit has 2.0");
+    refused(&s, DIMFIT_ERR_VERSION, "built for the newer ABI 2.3, this dimfit has 2.1");
 }
 
 static void a_short_descriptor_is_refused(void **state) {
     struct dimfit_strategy s = sound();
     s.size = 16;
     char why[128];
-    snprintf(why, sizeof why, "the descriptor has 16 bytes, ABI 2.0 takes at least %zu", sizeof s);
+    snprintf(why, sizeof why, "the descriptor has 16 bytes, ABI 2.1 takes at least %zu", sizeof s);
     refused(&s, DIMFIT_ERR_PLUGIN, why);
 }
 
