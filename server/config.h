@@ -35,6 +35,8 @@ enum { CONFIG_PATH_MAX = 1023 };
       "The coordinator a shard process joins")                                                     \
     X(shard_bind, ENDPOINT, 0, 0, "tcp://127.0.0.1:*", "shard-bind", "EP",                         \
       "Where shards listen; port * is a free one")                                                 \
+    X(http_bind, ENDPOINT, 0, 0, "", "http-bind", "EP",                                            \
+      "Where the coordinator's process serves /metrics, /healthz and /readyz; empty: nowhere")     \
     X(shards, U32, 1, CLUSTER_SHARDS_MAX, "1", "shards", "N",                                      \
       "Shard threads of this process; a coordinator: how many shards to wait for")                 \
     X(data_dir, PATH, 0, 0, "", "data-dir", "DIR", "Folder for the state that outlives a process") \
@@ -137,6 +139,7 @@ struct config {
 
     char bind[CLUSTER_ENDPOINT_MAX + 1], coordinator[CLUSTER_ENDPOINT_MAX + 1];
     char shard_bind[CLUSTER_ENDPOINT_MAX + 1];
+    char http_bind[CLUSTER_ENDPOINT_MAX + 1]; /* "": no HTTP */
     uint32_t shards;
     char data_dir[CONFIG_PATH_MAX + 1]; /* "": nothing is kept */
     uint64_t seed;

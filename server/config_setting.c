@@ -150,8 +150,9 @@ static dimfit_err set_text(const struct setting *setting, char *place, const cha
                        : setting->type == SETTING_ENDPOINT ? CLUSTER_ENDPOINT_MAX
                                                            : CONFIG_PATH_MAX;
     const size_t len = strlen(text);
-    if (setting->type == SETTING_ENDPOINT && strncmp(text, "tcp://", 6) != 0 &&
-        strncmp(text, "ipc://", 6) != 0)
+    const bool may_be_empty = setting->type == SETTING_ENDPOINT && setting->initial[0] == 0;
+    if (setting->type == SETTING_ENDPOINT && !(may_be_empty && len == 0) &&
+        strncmp(text, "tcp://", 6) != 0 && strncmp(text, "ipc://", 6) != 0)
         return refuse(why, "\"%.80s\" is not an endpoint such as tcp://10.0.0.5:7700 or ipc://PATH",
                       text);
     if (setting->type == SETTING_NAME && len == 0)

@@ -2,6 +2,7 @@
 
 #include "server/report.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include <config.h>
@@ -95,6 +96,19 @@ static void set_figures(json_t *object, const struct table_figures *f) {
     json_object_set_new(object, "evicted", json_integer((json_int_t)f->evicted));
 }
 
+static json_t *latency_json(const struct latency *latency) {
+    json_t *const counts = json_array(), *const bounds = json_array();
+    for (size_t i = 0; i < LATENCY_BUCKETS; i++) {
+        json_array_append_new(counts, json_integer((json_int_t)latency->counts[i]));
+        if (i + 1 < LATENCY_BUCKETS)
+            json_array_append_new(bounds, json_real(latency_bound(i)));
+    }
+    const double p99 = latency_quantile(latency, 0.99);
+    return json_pack("{s:o, s:o, s:f, s:o}", "bounds", bounds, "counts", counts, "sum",
+                     (double)latency->sum_ns * 1e-9, "p99",
+                     isfinite(p99) ? json_real(p99) : json_null());
+}
+
 static json_t *shard_json(const struct coordinator *c, const struct op *op, size_t shard) {
     const struct shard_figures *const f = &op->figures[shard];
     const struct process_figures *const p = &f->process;
@@ -112,6 +126,8 @@ static json_t *shard_json(const struct coordinator *c, const struct op *op, size
     json_object_set_new(json, #name, json_integer((json_int_t)f->counters.name));
     SHARD_COUNTER_MAP(SET_COUNTER)
 #undef SET_COUNTER
+    json_object_set_new(json, "pull_seconds", latency_json(&f->service.pull));
+    json_object_set_new(json, "push_seconds", latency_json(&f->service.push));
     return json;
 }
 

@@ -5,6 +5,7 @@
 #include "server/config.h"
 #include "server/coordinator_host.h"
 #include "server/eviction_log.h"
+#include "server/http.h"
 #include "server/shard_host.h"
 #include "server/spill.h"
 #include "server/stock.h"
@@ -26,6 +27,7 @@ struct daemon {
     struct shard_host_options shard_options;
     char endpoint[CLUSTER_ENDPOINT_MAX + 1];
     zactor_t *coordinator;
+    struct http *http;      /* NULL: none */
     zactor_t *eviction_log; /* NULL: none */
     zactor_t *spill;        /* NULL: rows before a change stay in memory, or are not kept */
     size_t n_shards;
@@ -74,6 +76,15 @@ static dimfit_err start_coordinator(struct daemon *d, struct err_detail *detail)
     };
     return coordinator_host_start(&d->coordinator_options, d->endpoint, sizeof d->endpoint,
                                   &d->coordinator, detail);
+}
+
+static dimfit_err start_http(struct daemon *d, struct err_detail *detail) {
+    if (d->config.http_bind[0] == 0)
+        return DIMFIT_OK;
+    const dimfit_err err = http_start(d->config.http_bind, d->endpoint, &d->http, detail);
+    if (err == DIMFIT_OK)
+        log_info("dimfitd", "HTTP at %s, port %u", d->config.http_bind, http_port(d->http));
+    return err;
 }
 
 /* Where the rows before a change go: a folder, memory, or nowhere, which is said. */
@@ -150,6 +161,7 @@ static void wait_for_the_end(struct daemon *d) {
 }
 
 static void stop(struct daemon *d) {
+    http_stop(&d->http);
     zactor_destroy(&d->coordinator); /* first: it tells the shards */
     for (size_t i = 0; i < d->n_shards; i++)
         zactor_destroy(&d->shards[i]);
@@ -189,6 +201,8 @@ int main(int argc, char **argv) {
         err = start_coordinator(&d, &detail);
     if (err == DIMFIT_OK && d.config.role != ROLE_COORDINATOR)
         err = start_shards(&d, &detail);
+    if (err == DIMFIT_OK && d.config.role != ROLE_SHARD)
+        err = start_http(&d, &detail);
     if (err != DIMFIT_OK)
         return fail(&d, err, &detail);
     if (d.config.role == ROLE_SHARD)

@@ -55,6 +55,7 @@ void shard_figures_encode(const struct shard_figures *figures, struct buf *out) 
     buf_put_u64(out, p->jemalloc_active);
     buf_put_u64(out, p->jemalloc_resident);
     buf_put_str(out, p->jemalloc_version);
+    buf_put(out, &figures->service, sizeof figures->service);
     buf_put_u64(out, figures->n_slots);
     for (size_t i = 0; i < figures->n_slots; i++) {
         buf_put_u32(out, figures->slots[i].slot);
@@ -75,6 +76,7 @@ dimfit_err shard_figures_decode(const void *bytes, size_t len, struct shard_figu
     f.process.jemalloc_active = reader_u64(&r);
     f.process.jemalloc_resident = reader_u64(&r);
     reader_str(&r, f.process.jemalloc_version, sizeof f.process.jemalloc_version);
+    reader_copy(&r, &f.service, sizeof f.service);
     f.n_slots = reader_u64(&r);
     if (!reader_has(&r, f.n_slots, SLOT_SIZE))
         return DIMFIT_ERR_PROTOCOL;

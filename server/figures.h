@@ -6,6 +6,7 @@
 #define SERVER_FIGURES_H
 
 #include "proto/buf.h"
+#include "server/latency.h"
 #include "server/table.h"
 
 /* Counters of a shard since its start: name and what it counts. */
@@ -40,6 +41,11 @@ struct process_figures {
     char jemalloc_version[64];
 };
 
+/* From having a request whole to having given its answer away. */
+struct service_figures {
+    struct latency pull, push;
+};
+
 struct slot_figures {
     uint32_t slot;
     struct table_figures table;
@@ -60,6 +66,7 @@ struct shard_figures {
     struct shrink_figures shrink;
     struct shard_counters counters;
     struct process_figures process;
+    struct service_figures service;
     size_t n_slots;
     struct slot_figures *slots; /* ascending */
 };

@@ -34,6 +34,8 @@ struct shard_io {
     uint8_t *(*body)(void *self, size_t len);
     /* Fill in what is known of the process. May be NULL. */
     void (*process)(void *self, struct process_figures *out);
+    /* How long requests took, which a shard can't tell. May be NULL. */
+    void (*service)(void *self, struct service_figures *out);
     /* Memory was given back: return it to the system now. May be NULL. */
     void (*purge)(void *self);
     /* Rows that a shrink evicted, for whoever wants to know; must not block. May be NULL. */

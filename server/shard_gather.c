@@ -19,6 +19,8 @@ static dimfit_err figures_collect(struct shard *shard, struct shard_figures *out
     f.counters.score_bytes = score_bytes(shard->score);
     if (shard->io.process != NULL)
         shard->io.process(shard->io.self, &f.process);
+    if (shard->io.service != NULL)
+        shard->io.service(shard->io.self, &f.service);
     f.slots = calloc(shard->layout->n_slots + 1, sizeof *f.slots);
     if (f.slots == NULL)
         return DIMFIT_ERR_NOMEM;

@@ -30,8 +30,9 @@ struct host {
     void *evictions;             /* PUSH, NULL: they are not logged */
     uint64_t unlogged;           /* evicted rows, for want of memory */
     struct spill_end *spill;     /* NULL: rows before a change are not saved to disk */
-    int64_t worked_us;           /* when the last slice of work ended */
-    struct shard *shard;         /* NULL until registered */
+    struct service_figures service;
+    int64_t worked_us;   /* when the last slice of work ended */
+    struct shard *shard; /* NULL until registered */
     struct shard_io io;
     zmq_msg_t body; /* of the reply being made */
     bool has_body;
@@ -56,6 +57,11 @@ static uint8_t *host_body(void *self, size_t len) {
 
 static void host_process(void *self, struct process_figures *out) {
     memory_process_figures(out);
+}
+
+static void host_service(void *self, struct service_figures *out) {
+    const struct host *const host = self;
+    *out = host->service;
 }
 
 static void host_purge(void *self) {
@@ -104,6 +110,19 @@ static void work_its_share(struct host *host) {
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
+static uint64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void note_service(struct host *host, enum wire_kind kind, uint64_t since_ns) {
+    if (kind == WIRE_PULL)
+        latency_add(&host->service.pull, now_ns() - since_ns);
+    else if (kind == WIRE_PUSH)
+        latency_add(&host->service.push, now_ns() - since_ns);
+}
+
 static void serve_workers(struct host *host) {
     struct frames in;
     struct shard_reply reply;
@@ -118,10 +137,12 @@ static void serve_workers(struct host *host) {
             continue;
         }
         size_t len;
+        const uint64_t began_ns = now_ns();
         const uint8_t *const body = frames_body(&in, &len);
         shard_request(host->shard, &in.header, body, len, &reply);
         frames_close(&in);
         send_reply(host, host->workers, &in.from, &reply);
+        note_service(host, in.header.kind, began_ns);
         work_its_share(host);
     }
 }
@@ -351,6 +372,7 @@ dimfit_err shard_host_start(const struct shard_host_options *options, zactor_t *
         .self = host,
         .body = host_body,
         .process = host_process,
+        .service = host_service,
         .purge = host_purge,
         .evicted = host_evicted,
     };
