@@ -70,8 +70,9 @@ static void too_many_slots_have_no_lines(void **state) {
 }
 
 static void a_histogram_adds_up(void **state) {
-    json_t *const stats = parsed("{\"shards\": [{\"id\": 1, \"pull_seconds\": {\"bounds\": [0.5, 1],"
-                                 " \"counts\": [3, 0, 2], \"sum\": 4.5}, \"push_seconds\": {}}]}");
+    json_t *const stats = parsed(
+        "{\"shards\": [{\"id\": 1, \"pull_seconds\": {\"bounds\": [0.5, 1],"
+        " \"counts\": [3, 0, 2], \"sum\": 4.5}, \"push_seconds\": {}}]}");
     char *const text = page_of(&(struct metrics_answers){.stats = stats});
     assert_has(text, "dimfit_request_seconds_bucket{shard=\"1\",kind=\"pull\",le=\"0.5\"} 3\n"
                      "dimfit_request_seconds_bucket{shard=\"1\",kind=\"pull\",le=\"1\"} 3\n"
