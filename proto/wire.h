@@ -28,6 +28,8 @@ enum {
     X(3, DENSE_RESET) /* name, tag; body: struct optimizer + f32; reply mode 1 created, 0 there */ \
     X(4, DENSE_PULL)  /* name, tag; reply: f32 */                                                  \
     X(5, DENSE_PUSH)  /* name, tag; body: f32 gradient; recorded */                                \
+    X(85, SCORE_SUMS) /* step, samples; body: score sums of rows that live elsewhere               \
+                         (proto/sums.h); recorded */                                               \
     /* worker -> coordinator */                                                                    \
     X(16, CONNECT)    /* reply: cluster map + layout */                                            \
     X(17, DECLARE)    /* body: count + declarations; reply as CONNECT */                           \

@@ -451,6 +451,10 @@ void score_curvature(struct score *score, uint32_t slot, uint32_t tier, const ui
     rows->lookups += lookups;
 }
 
+bool score_fits_bases(const struct score *score) {
+    return score->moments;
+}
+
 uint64_t score_bytes(const struct score *score) {
     return score->bytes;
 }

@@ -73,6 +73,9 @@ struct score_sums score_sums_of(struct score *score, struct score_step *step, ui
 void score_curvature(struct score *score, uint32_t slot, uint32_t tier, const uint8_t *curvature,
                      double scale, uint32_t lookups);
 
+/* C and b are kept: a basis may be fitted. */
+bool score_fits_bases(const struct score *score);
+
 uint64_t score_bytes(const struct score *score);
 uint64_t score_steps(const struct score *score);
 uint64_t score_samples(const struct score *score); /* as seen by this shard */

@@ -52,6 +52,7 @@ void shard_destroy(struct shard **shard) {
     change_destroy(&s->prepared_change);
     layout_destroy(&s->prepared_layout);
     section_list_fini(&s->sections);
+    free(s->elsewhere.slots);
     free(s->shrink.rules);
     stats_destroy(&s->gather.stats);
     s->magic = 0;
@@ -210,6 +211,7 @@ struct request_rules {
 static const struct request_rules *rules_of(enum wire_kind kind) {
     static const struct request_rules pull = {shard_pull, false, true};
     static const struct request_rules push = {shard_push, true, true};
+    static const struct request_rules sums = {shard_sums, true, true};
     static const struct request_rules reset = {shard_dense_reset, false, false};
     static const struct request_rules dense_pull = {shard_dense_pull, false, false};
     static const struct request_rules dense_push = {shard_dense_push, true, false};
@@ -218,6 +220,8 @@ static const struct request_rules *rules_of(enum wire_kind kind) {
         return &pull;
     case WIRE_PUSH:
         return &push;
+    case WIRE_SCORE_SUMS:
+        return &sums;
     case WIRE_DENSE_RESET:
         return &reset;
     case WIRE_DENSE_PULL:

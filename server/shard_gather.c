@@ -60,6 +60,8 @@ static dimfit_err gather_scores(struct shard *shard, uint32_t mode, struct buf *
     if (err == DIMFIT_OK && (mode & GATHER_SCORES) != 0)
         err = score_export(shard->score, stats);
     if (err == DIMFIT_OK)
+        shard_add_elsewhere(shard, stats);
+    if (err == DIMFIT_OK)
         stats_encode(stats, buf);
     stats_destroy(&stats);
     return err;
@@ -134,6 +136,8 @@ void shard_work_gather(struct shard *shard) {
                                  &more);
     if (err == DIMFIT_OK && !more && (gather->mode & GATHER_SCORES) != 0)
         err = score_export(shard->score, gather->stats);
+    if (err == DIMFIT_OK && !more)
+        shard_add_elsewhere(shard, gather->stats);
     gather->err = err;
     gather->done = err != DIMFIT_OK || !more;
 }

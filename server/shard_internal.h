@@ -37,6 +37,15 @@ struct gather {
     dimfit_err err;
 };
 
+/* Slots whose rows live outside the cluster, ascending, and how many workers say there are. */
+struct elsewhere {
+    size_t n, cap;
+    struct {
+        uint32_t slot;
+        uint64_t rows;
+    } * slots;
+};
+
 struct shard {
     uint32_t magic;
     struct shard_io io;
@@ -61,6 +70,7 @@ struct shard {
     struct change *prepared_change;
     struct layout *prepared_layout;
 
+    struct elsewhere elsewhere;
     struct shrink shrink;
     struct gather gather;
 
@@ -77,7 +87,7 @@ struct shard_message {
 typedef dimfit_err shard_handler(struct shard *shard, const struct shard_message *in,
                                  struct shard_reply *reply);
 
-shard_handler shard_pull, shard_push;
+shard_handler shard_pull, shard_push, shard_sums;
 shard_handler shard_dense_reset, shard_dense_pull, shard_dense_push;
 shard_handler shard_add_slots, shard_score_start, shard_score_stop, shard_gather;
 shard_handler shard_prepare, shard_commit, shard_discard, shard_shrink, shard_forget;
@@ -92,6 +102,9 @@ bool shard_gathers(const struct shard *shard);
 void shard_work_gather(struct shard *shard);
 void shard_gather_anew(struct shard *shard);
 bool shard_gather_answer(struct shard *shard, struct shard_reply *reply, dimfit_err *status);
+
+/* Count rows that live elsewhere among the slots' rows. */
+void shard_add_elsewhere(const struct shard *shard, struct stats *stats);
 
 /* Ask the io for the reply's body; NOMEM with a detail when there is none. */
 dimfit_err shard_body(struct shard *shard, size_t len, struct shard_reply *reply,

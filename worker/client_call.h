@@ -47,6 +47,8 @@ struct dimfit_call {
     bool summed;              /* a push, its sums made */
     struct dimfit_push push;
     struct call_dense dense;
+    const struct sums *sums; /* [n_sums] of a report of score sums */
+    size_t n_sums;
     struct exchange exchange;
     size_t cap_parts;
     /* What to do with the answers once all are there. NULL: nothing. */
@@ -127,6 +129,8 @@ dimfit_err call_start_one(struct dimfit *c, struct dimfit_call *call, size_t sha
 /* Wait for a started call, and be done with it. FROZEN: what was not to wait is held. */
 dimfit_err call_wait(struct dimfit *c, struct dimfit_call *call) MUST_CHECK;
 
+/* A scoring step of its own. */
+uint64_t push_own_step(struct dimfit *c);
 /* Start a push whose arrays were checked: split, sum, send. */
 dimfit_err push_start(struct dimfit *c, struct dimfit_call *call, bool hold) MUST_CHECK;
 

@@ -12,6 +12,7 @@
  *     client_curvature.c second moments of a push's gradients, for the kfac basis
  *     client_held.c      pushes that a freeze turned away
  *     client_dense.c     dense tables
+ *     client_sums.c      score sums of rows that live elsewhere
  *     client_trial.c     trials of layout changes
  */
 #ifndef WORKER_CLIENT_INTERNAL_H

@@ -295,7 +295,7 @@ static dimfit_err check_arrays(struct dimfit *c, struct dimfit_call *call) {
 /* A step of its own for a push that names none: the same for all its parts, and no other push's.
  * Ids ascend with time, from whatever handle they come: a search tells old steps by it. 51 bits of
  * microseconds are enough until 2041. */
-static uint64_t own_step(struct dimfit *c) {
+uint64_t push_own_step(struct dimfit *c) {
     const uint64_t whose[2] = {c->client, c->incarnation};
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -310,7 +310,7 @@ static dimfit_err check_push(struct dimfit *c, const struct dimfit_push *push,
     if (out->mode < DIMFIT_TRAIN || out->mode > DIMFIT_TRAIN_SCORE)
         return err_set(&c->detail, DIMFIT_ERR_INVALID, "push mode %d is none of 1, 2, 3",
                        (int)out->mode);
-    out->step = out->step != 0 ? out->step : own_step(c);
+    out->step = out->step != 0 ? out->step : push_own_step(c);
     out->samples = out->samples != 0 ? out->samples : 1;
     out->day = out->day != 0 ? out->day : (uint32_t)(time(NULL) / DAY_SECONDS);
     return DIMFIT_OK;

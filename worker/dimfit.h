@@ -249,6 +249,22 @@ DIMFIT_API struct dimfit_state dimfit_state(const struct dimfit *c);
 DIMFIT_API dimfit_err dimfit_score_next(struct dimfit *c, uint64_t done, uint64_t samples,
                                         int exhausted, uint64_t *next) DIMFIT_MUST_CHECK;
 
+/* Score sums of a slot whose rows live outside the cluster: in the training process, or in another
+ * parameter server. */
+struct dimfit_sums {
+    uint32_t slot;
+    uint32_t width;  /* of its rows: the slot's width, or WIDTH */
+    uint64_t rows;   /* how many it has: what a dimension of it costs */
+    const double *g; /* [width]: sum over lookups of v_k * dL/dv_k, v before the step */
+};
+
+/* Report what a step's gradients, of the mean loss over `samples`, say of slots whose rows the
+ * cluster does not have, so that a search can score and plan them; step as in struct dimfit_push.
+ * Rows are counted, not added up: whoever reports a slot says how many there are in all. STATE
+ * while a search wants more than the axis basis, which takes the rows themselves. */
+DIMFIT_API dimfit_err dimfit_score_sums(struct dimfit *c, const struct dimfit_sums *sums, size_t n,
+                                        uint64_t step, uint64_t samples) DIMFIT_MUST_CHECK;
+
 /* ---- trials of layout changes ------------------------------------------------------------------
  */
 

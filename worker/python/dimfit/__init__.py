@@ -13,9 +13,9 @@ Needs numpy and the C library libdimfit, which is looked for in $DIMFIT_LIB, the
 that this package lies in, then in the system.
 """
 
-from .client import Client, connect
+from .client import Call, Client, connect
 from .errors import Error
 from .layout import Layout, Slot, State, Trial
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Error", "Layout", "Slot", "State", "Trial", "connect"]
+__all__ = ["Call", "Client", "Error", "Layout", "Slot", "State", "Trial", "connect"]

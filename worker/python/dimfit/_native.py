@@ -120,6 +120,10 @@ class Figures(ctypes.Structure):
     ]
 
 
+class Sums(ctypes.Structure):
+    _fields_ = [("slot", c_uint32), ("width", c_uint32), ("rows", c_uint64), ("g", c_void_p)]
+
+
 #: Result and arguments of every function used.
 SIGNATURES = {
     "dimfit_connect": (c_int, [c_char_p, POINTER(Options), POINTER(c_void_p)]),
@@ -143,6 +147,13 @@ SIGNATURES = {
     "dimfit_score_next": (c_int, [c_void_p, c_uint64, c_uint64, c_int, POINTER(c_uint64)]),
     "dimfit_trial_next": (c_int, [c_void_p, POINTER(Figures), c_int, POINTER(POINTER(Trial))]),
     "dimfit_trial_rows": (c_int, [c_void_p, c_int, c_uint32, c_void_p, c_size_t, c_void_p]),
+    "dimfit_pull_async": (c_int, [c_void_p, c_int, POINTER(Rows), c_size_t, POINTER(c_void_p)]),
+    "dimfit_push_async": (
+        c_int,
+        [c_void_p, c_int, POINTER(Rows), c_size_t, POINTER(Push), POINTER(c_void_p)],
+    ),
+    "dimfit_wait": (c_int, [c_void_p, POINTER(c_void_p)]),
+    "dimfit_score_sums": (c_int, [c_void_p, POINTER(Sums), c_size_t, c_uint64, c_uint64]),
     "dimfit_admin": (c_int, [c_void_p, c_char_p, c_char_p, POINTER(c_void_p)]),
     "dimfit_free": (None, [c_void_p]),
 }

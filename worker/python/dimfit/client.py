@@ -8,7 +8,7 @@ import math
 import numbers
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,32 @@ def connect(
     return Client(endpoint, timeout, half, pack)
 
 
+class Call:
+    """A pull or push under way, of Client.pull_async() or push_async(). Wait for it, once."""
+
+    def __init__(self, client: Client, handle: ctypes.c_void_p, borrowed: Any, result: Any) -> None:
+        self._client = client
+        self._handle = handle
+        self._borrowed = borrowed  # what the library still reads or writes
+        self._result = result
+        client._calls.add(self)  # the arrays stay, whoever drops this
+
+    def wait(self) -> Any:
+        """Until it is done, at most the client's timeout: the arrays of a pull, None of a push.
+
+        Raises Error: as pull() and push() do; STALE_EPOCH of a compact pull when the cluster has a
+        new layout, which layout() has by then: pull again. STATE when it was waited for already.
+        """
+        if self._handle is None:
+            raise Error("STATE", "this call was waited for already")
+        handle, self._handle = self._handle, None
+        client = self._client
+        with client._lock:
+            client._calls.discard(self)
+            client._call("wait", ctypes.byref(handle))
+        return self._result
+
+
 class Client:
     """A connection, made by connect() and ended by close() or by leaving a `with` block.
 
@@ -61,6 +87,7 @@ class Client:
     ) -> None:
         self._handle: int | None = None
         self._lock = threading.RLock()
+        self._calls: set[Call] = set()
         self._lib = _native.library()
         seconds = _real("timeout", timeout)
         if not seconds > 0:
@@ -93,11 +120,7 @@ class Client:
         with self._lock:
             self._make_known(wanted)
             for _ in range(_LAYOUT_CHASES):
-                out = {
-                    slot: np.empty((array.size, self._width(slot, number)), np.float32)
-                    for slot, array in wanted.items()
-                }
-                rows = _rows((slot, wanted[slot], out[slot]) for slot in wanted)
+                out, rows = self._room(wanted, number)
                 err = self._lib.dimfit_pull(self._open(), number, rows, len(rows))
                 if err == 0:
                     return out
@@ -105,6 +128,47 @@ class Client:
                 if error.code != "STALE_EPOCH":
                     break
         raise error
+
+    def pull_async(self, keys: Mapping[int, Any], view: str = "full") -> Call:
+        """As pull(), but return once the request is sent: its Call gives the rows. Shards take this
+        client's requests in the order they were sent: the rows have the pushes made before, and not
+        those after. Key arrays of kind uint64 stay as they are until then.
+
+        Raises Error: LIMIT when 64 calls are under way.
+        """
+        number = _choice("view", view, _VIEWS)
+        wanted = {_slot_id(slot): _keys(slot, array) for slot, array in keys.items()}
+        handle = ctypes.c_void_p()
+        with self._lock:
+            self._make_known(wanted)
+            out, rows = self._room(wanted, number)
+            self._call("pull_async", number, rows, len(rows), ctypes.byref(handle))
+            return Call(self, handle, (wanted, out), out)
+
+    def push_async(
+        self,
+        updates: Mapping[int, tuple[Any, Any]],
+        mode: str = "train",
+        step: int | None = None,
+        samples: int = 1,
+        view: str = "full",
+        clicks: Mapping[int, Any] | None = None,
+        day: int | None = None,
+        epoch: int | None = None,
+    ) -> Call:
+        """As push(), but return once the request is sent; its arrays stay as they are until the Call
+        is waited for.
+
+        Raises Error: as push() for what can be known to be wrong; LIMIT when 64 calls are under way.
+        """
+        options = _push_options(mode, step, samples, day, epoch)
+        handle = ctypes.c_void_p()
+        with self._lock:
+            which, rows, borrowed = self._updates(updates, view, clicks)
+            self._call(
+                "push_async", which, rows, len(rows), ctypes.byref(options), ctypes.byref(handle)
+            )
+            return Call(self, handle, borrowed, None)
 
     def push(
         self,
@@ -115,6 +179,8 @@ class Client:
         view: str = "full",
         clicks: Mapping[int, Any] | None = None,
         day: int | None = None,
+        epoch: int | None = None,
+        hold: bool = True,
     ) -> None:
         """Push gradients of several slots at once.
 
@@ -124,38 +190,23 @@ class Client:
         does both, scoring with the values before the step.
         step: for scoring; workers that share a batch give the same number (from 1). None: a step of
         its own.
-        view: compact gradients are of the layout of this client's last compact pull; if the cluster
-        has moved on since, they are mapped to the next one.
+        view: compact gradients are of the layout of `epoch` or, None, this client's last compact
+        pull; if the cluster has moved on since, they are mapped to the next one.
         clicks: slot -> integers (n,), one a key, for slots that count them; summed over equal keys.
         day: when the samples were shown, in days since 1970-01-01; None: today (UTC).
 
         While a search has frozen training, a training push waits until it is over or the time is.
+        hold=False: it raises FROZEN at once, what some shards have not taken stays with the client,
+        which may pull and score meanwhile, and flush() delivers it.
 
         Raises Error: NOT_FINITE, UNKNOWN_SLOT, INVALID, WIDTH (refused, nothing changed anywhere),
         FROZEN, MAYBE (no answer in time: the push may or may not have been applied; it is not sent
         again), UNREACHABLE.
         """
-        which = _choice("view", view, _VIEWS)
-        options = _native.Push(
-            mode=_choice("mode", mode, _MODES),
-            step=0 if step is None else _count("step", step, 1),
-            samples=_count("samples", samples, 1),
-            day=0 if day is None else _day(day),
-        )
-        pairs = {_slot_id(slot): _pair(slot, pair) for slot, pair in updates.items()}
+        options = _push_options(mode, step, samples, day, epoch)
+        options.no_hold = not hold
         with self._lock:
-            self._make_known(pairs)
-            arrays = []
-            for slot, (keys, given) in pairs.items():
-                # The library knows which layout compact gradients are of.
-                of_pull = which == _native.COMPACT and given.ndim == 2
-                width = given.shape[1] if of_pull else self._width(slot, which)
-                arrays.append((slot, keys, _gradients(slot, given, keys.size, width)))
-            rows = _rows(arrays)
-            counts = _clicks(clicks or {}, pairs)
-            for row in rows:
-                if row.slot in counts:
-                    row.clicks = counts[row.slot].ctypes.data
+            which, rows, _borrowed = self._updates(updates, view, clicks)
             self._call("push", which, rows, len(rows), ctypes.byref(options))
 
     def flush(self) -> None:
@@ -195,6 +246,38 @@ class Client:
         for out, (slot, settings) in zip(native, slots.items()):
             _declaration(out, _slot_id(slot), settings)
         self._call("declare", native, len(native))
+
+    def score_sums(
+        self,
+        sums: Mapping[int, Any],
+        rows: Mapping[int, int],
+        step: int | None = None,
+        samples: int = 1,
+    ) -> None:
+        """Report score sums of slots whose rows live outside the cluster: a search scores and plans
+        them as its own (see dimfit.torch.watch()).
+
+        sums: slot -> (width,), the sum over a step's lookups of v * dL/dv, dL/dv of the mean loss
+        over `samples`, v before the step.
+        rows: slot -> how many rows it has in all.
+        step: as for push().
+
+        Raises Error: WIDTH when a slot has another width, NOT_FINITE, INVALID, UNKNOWN_SLOT, STATE
+        while a search fits bases (basis other than "axis"), which takes the rows themselves.
+        """
+        native = (_native.Sums * len(sums))()
+        arrays = []
+        for out, (slot, values) in zip(native, sums.items()):
+            array = _array(f"slot {slot}: sums", values)
+            if array.ndim != 1 or array.dtype.kind != "f":
+                raise Error("INVALID", f"slot {slot}: sums are no floating-point numbers (width,)")
+            if slot not in rows:
+                raise Error("INVALID", f"slot {slot}: nothing says how many rows it has")
+            arrays.append(np.require(array, np.float64, ["C", "A"]))
+            out.slot, out.width = _slot_id(slot), array.size
+            out.rows, out.g = _count(f"slot {slot}: rows", rows[slot], 0), arrays[-1].ctypes.data
+        number = 0 if step is None else _count("step", step, 1)
+        self._call("score_sums", native, len(native), number, _count("samples", samples, 1))
 
     # ---- searches and other administration -------------------------------------------------------
 
@@ -287,6 +370,49 @@ class Client:
                 raise Error("TIMEOUT", f"the search is still {phase} after {timeout:g} s")
             time.sleep(pause)
             pause = min(2 * pause, _POLL_MOST)
+
+    def shrink(
+        self,
+        slots: Iterable[int | str] | None = None,
+        unseen_days: int | None = None,
+        shows: float | None = None,
+        day: int | None = None,
+        dry_run: bool = False,
+        wait: bool = False,
+        timeout: float = 60,
+    ) -> dict[str, Any]:
+        """Evict rows that were not seen for more than `unseen_days`, or have fewer than `shows` after
+        decay; with neither, each slot goes by its own settings.
+
+        slots: ids or names; None: all of them.
+        day: that age and decay count to, in days since 1970-01-01; None: today (UTC).
+        dry_run: count what would go, evict nothing.
+        wait: return when it is done, and not at once; at most `timeout` seconds.
+
+        Returns the status, as shrink_status(). Raises Error: BUSY while another one runs, INVALID,
+        UNKNOWN_SLOT, STATE when it failed, TIMEOUT when it is not done in time (it goes on).
+        """
+        named = None if slots is None else [s if isinstance(s, str) else str(_slot_id(s)) for s in slots]
+        status = self.admin(
+            "shrink",
+            _given(slots=named, unseen_days=unseen_days, shows=shows, day=day, dry_run=dry_run),
+        )
+        end = time.monotonic() + _real("timeout", timeout)
+        pause = _POLL_FIRST
+        while wait and status["state"] not in ("done", "failed"):
+            if time.monotonic() > end:
+                raise Error("TIMEOUT", f"the shrink is still {status['state']} after {timeout:g} s")
+            time.sleep(pause)
+            pause = min(2 * pause, _POLL_MOST)
+            status = self.shrink_status()
+        if wait and status["state"] == "failed":
+            raise Error("STATE", f"the shrink failed: {status['error']}")
+        return status
+
+    def shrink_status(self) -> dict[str, Any]:
+        """The shrink that runs, or the last one: "state" ("none", "starting", "running", "done",
+        "failed"), "rows_before", "evicted", "rows_after", "slots", ..."""
+        return self.admin("shrink status")
 
     def stats(self) -> dict[str, Any]:
         """Rows, memory and traffic of the cluster, in all and by shard."""
@@ -436,6 +562,7 @@ class Client:
                 handle = ctypes.c_void_p(self._handle)
                 self._handle = None
                 self._lib.dimfit_close(ctypes.byref(handle))
+                self._calls.clear()
 
     def __enter__(self) -> Client:
         return self
@@ -472,6 +599,39 @@ class Client:
     def _find(self, slot: int) -> _native.Slot | None:
         found = self._lib.dimfit_slot(self._open(), slot)
         return found.contents if found else None
+
+    def _room(
+        self, wanted: Mapping[int, np.ndarray], view: int
+    ) -> tuple[dict[int, np.ndarray], ctypes.Array]:
+        """Arrays for the rows of a pull, as wide as the layout says, and the structs on them."""
+        out = {
+            slot: np.empty((array.size, self._width(slot, view)), np.float32)
+            for slot, array in wanted.items()
+        }
+        return out, _rows((slot, wanted[slot], out[slot]) for slot in wanted)
+
+    def _updates(
+        self,
+        updates: Mapping[int, tuple[Any, Any]],
+        view: str,
+        clicks: Mapping[int, Any] | None,
+    ) -> tuple[int, ctypes.Array, Any]:
+        """View and structs of a push, and the arrays that these borrow."""
+        which = _choice("view", view, _VIEWS)
+        pairs = {_slot_id(slot): _pair(slot, pair) for slot, pair in updates.items()}
+        self._make_known(pairs)
+        arrays = []
+        for slot, (keys, given) in pairs.items():
+            # The library knows which layout compact gradients are of.
+            of_pull = which == _native.COMPACT and given.ndim == 2
+            width = given.shape[1] if of_pull else self._width(slot, which)
+            arrays.append((slot, keys, _gradients(slot, given, keys.size, width)))
+        rows = _rows(arrays)
+        counts = _clicks(clicks or {}, pairs)
+        for row in rows:
+            if row.slot in counts:
+                row.clicks = counts[row.slot].ctypes.data
+        return which, rows, (arrays, counts)
 
     def _make_known(self, slots: Mapping[int, Any]) -> None:
         unknown = {slot: {} for slot in slots if self._find(slot) is None}
@@ -550,6 +710,18 @@ def _pair(slot: Any, pair: Any) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise Error("INVALID", f"slot {slot}: an update is a pair (keys, gradients)")
     return _keys(slot, pair[0]), _array(f"slot {slot}: gradients", pair[1])
+
+
+def _push_options(
+    mode: str, step: int | None, samples: int, day: int | None, epoch: int | None
+) -> _native.Push:
+    return _native.Push(
+        mode=_choice("mode", mode, _MODES),
+        step=0 if step is None else _count("step", step, 1),
+        samples=_count("samples", samples, 1),
+        epoch=0 if epoch is None else _count("epoch", epoch, 0),
+        day=0 if day is None else _day(day),
+    )
 
 
 def _day(day: Any) -> int:
