@@ -88,7 +88,8 @@ enum wire_mode {
     PUSH_TRAIN = 1 << 0, /* apply the optimizer */
     PUSH_SCORE = 1 << 1, /* add to the score sums */
 
-    PULL_HALF = 1 << 0, /* the reply is float16 */
+    PULL_HALF = 1 << 0,  /* the reply is float16 */
+    PULL_TIERS = 1 << 1, /* behind the values, a byte a row: its tier */
 
     SCORE_EXHAUSTED = 1 << 0, /* asker: I have no further samples */
     SCORE_OVER = 1 << 1,      /* reply: scoring has ended */

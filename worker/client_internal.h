@@ -37,6 +37,7 @@ enum view_kind { VIEW_SAME, VIEW_AXES, VIEW_DENSE };
 struct view_slot {
     enum view_kind kind; /* SAME: identity; AXES: a choice of axes; DENSE: any basis */
     uint32_t dim, width;
+    uint32_t n_tiers;
     const uint16_t *axes; /* [width], AXES */
     const float *M;       /* [dim][width] */
     const float *Mt;      /* [width][dim], DENSE */

@@ -7,6 +7,14 @@ static size_t value_bytes(const struct dimfit *c) {
     return c->half ? sizeof(uint16_t) : sizeof(float);
 }
 
+static bool wants_tiers(const struct dimfit_call *call) {
+    for (size_t i = 0; i < call->n; i++) {
+        if (call->rows[i].tiers != NULL)
+            return true;
+    }
+    return false;
+}
+
 static dimfit_err make(struct dimfit *c, struct exchange *x, struct part *part) {
     struct dimfit_call *const call = x->self;
     struct part_size size;
@@ -16,7 +24,7 @@ static dimfit_err make(struct dimfit *c, struct exchange *x, struct part *part) 
     if (call->view == DIMFIT_COMPACT && part->view->shown.epoch != call->epoch)
         return call_stale(call, part);
     part->header.kind = WIRE_PULL;
-    part->header.mode = c->half ? PULL_HALF : 0;
+    part->header.mode = (c->half ? PULL_HALF : 0) | (wants_tiers(call) ? PULL_TIERS : 0);
     uint8_t *ignored;
     return call_body(call, part, &size, false, 0, &ignored);
 }
@@ -25,7 +33,9 @@ static dimfit_err take(struct dimfit *c, struct exchange *x, struct part *part,
                        const struct wire_header *header) {
     struct part_size size;
     const dimfit_err err = call_sections(x->self, part, &size);
-    const size_t expected = size.values * value_bytes(c), len = zmq_msg_size(&part->answer);
+    const size_t tiers = err == DIMFIT_OK && wants_tiers(x->self) ? size.rows : 0;
+    const size_t expected = size.values * value_bytes(c) + tiers;
+    const size_t len = zmq_msg_size(&part->answer);
     if (err == DIMFIT_OK && len != expected)
         return err_set(&part->detail, DIMFIT_ERR_PROTOCOL, "an answer of %zu bytes, not %zu", len,
                        expected);
@@ -60,6 +70,25 @@ static void put_rows(const struct dimfit *c, const struct dimfit_call *call, str
     }
 }
 
+/* A part's tiers stand behind all of its values. */
+static void put_tiers(const struct dimfit_call *call, struct part *part) {
+    const uint8_t *at = zmq_msg_data(&part->answer);
+    size_t rows = 0;
+    for (size_t i = 0; i < call->n; i++) {
+        const struct span span = call_span(call, i, part->shard);
+        rows += span.end - span.at;
+    }
+    at += zmq_msg_size(&part->answer) - rows;
+    for (size_t i = 0; i < call->n; i++) {
+        uint8_t *const tiers = call->rows[i].tiers;
+        const struct span span = call_span(call, i, part->shard);
+        for (size_t u = span.at; u < span.end; u++, at++) {
+            if (tiers != NULL)
+                tiers[call->slots[i].keys.use[u].first] = *at;
+        }
+    }
+}
+
 static void fill_repeats(const struct dimfit_call *call) {
     for (size_t i = 0; i < call->n; i++) {
         const struct keys *const keys = &call->slots[i].keys;
@@ -68,14 +97,20 @@ static void fill_repeats(const struct dimfit_call *call) {
             const struct key_repeat *const repeat = &keys->repeats[j];
             memcpy(call->rows[i].values + repeat->at * width, call_row(call, i, repeat->of),
                    width * sizeof(float));
+            if (call->rows[i].tiers != NULL)
+                call->rows[i].tiers[repeat->at] = call->rows[i].tiers[keys->use[repeat->of].first];
         }
     }
 }
 
 /* The caller's arrays are written once every part has been answered. */
 static void finish(struct dimfit *c, struct dimfit_call *call) {
-    for (size_t p = 0; p < call->exchange.n_parts; p++)
+    const bool tiers = wants_tiers(call);
+    for (size_t p = 0; p < call->exchange.n_parts; p++) {
         put_rows(c, call, &call->exchange.parts[p]);
+        if (tiers)
+            put_tiers(call, &call->exchange.parts[p]);
+    }
     fill_repeats(call);
     if (call->view == DIMFIT_COMPACT)
         c->compact_epoch = call->epoch;

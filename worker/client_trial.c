@@ -31,8 +31,9 @@ struct trial_map {
 struct trial {
     struct dimfit_trial shown;
     struct change *change;
-    uint32_t *slots;             /* [n] as shown */
-    struct trial_map (*maps)[2]; /* [n] of a view; none in it until it is asked for */
+    uint32_t *slots; /* [n] as shown */
+    /* [n] of a view and a tier; none in it until it is asked for */
+    struct trial_map (*maps)[2][LAYOUT_TIERS_MAX];
 };
 
 void trial_destroy(struct trial **trial) {
@@ -40,12 +41,11 @@ void trial_destroy(struct trial **trial) {
     *trial = NULL;
     if (t == NULL)
         return;
-    for (size_t i = 0; t->maps != NULL && i < t->shown.n_slots; i++) {
-        for (size_t v = 0; v < 2; v++) {
-            free(t->maps[i][v].A);
-            free(t->maps[i][v].b);
-            free(t->maps[i][v].keeps);
-        }
+    struct trial_map *const maps = t->maps == NULL ? NULL : &t->maps[0][0][0];
+    for (size_t i = 0; maps != NULL && i < t->shown.n_slots * 2 * LAYOUT_TIERS_MAX; i++) {
+        free(maps[i].A);
+        free(maps[i].b);
+        free(maps[i].keeps);
     }
     free(t->maps);
     free(t->slots);
@@ -64,10 +64,12 @@ static dimfit_err check_change(struct dimfit *c, const struct change *change) {
     for (size_t i = 0; i < change->n_slots; i++) {
         const struct change_slot *const s = &change->slots[i];
         const size_t at = view_find(c->view, s->id);
-        if (at == SIZE_MAX || c->view->maps[at].width != s->from)
+        if (at == SIZE_MAX || c->view->maps[at].width != s->from ||
+            c->view->maps[at].n_tiers != s->n_tiers)
             return err_set(&c->detail, DIMFIT_ERR_PROTOCOL,
-                           "a trial of slot %u from width %u, which the layout does not have",
-                           s->id, s->from);
+                           "a trial of slot %u from width %u in %u tiers, which the layout does "
+                           "not have",
+                           s->id, s->from, s->n_tiers);
         if (s->added > 0)
             return err_set(&c->detail, DIMFIT_ERR_UNSUPPORTED,
                            "slot %u: a trial that adds directions tries nothing", s->id);
@@ -178,12 +180,13 @@ dimfit_err dimfit_trial_next(struct dimfit *c, const struct dimfit_figures *done
 
 /* ---- maps ------------------------------------------------------------------------------------ */
 
-/* A[w][w] = T N^T or the choice of kept coordinates, b[w] = shift - shift A. */
-static void stored_map(const struct change_slot *s, double *A, double *b) {
+/* A[w][w] = T N^T or the choice of kept coordinates, of the first `to` of them; b[w] = shift -
+ * shift A. */
+static void stored_map(const struct change_slot *s, uint32_t to, double *A, double *b) {
     const size_t w = s->from;
     memset(A, 0, w * w * sizeof *A);
     memset(b, 0, w * sizeof *b);
-    for (size_t k = 0; k < s->to; k++) {
+    for (size_t k = 0; k < to; k++) {
         if (s->keep != NULL) {
             A[s->keep[k] * w + s->keep[k]] = 1;
             continue;
@@ -234,7 +237,7 @@ static bool set_floats(const double *from, size_t n, float **out) {
     return *out != NULL;
 }
 
-static dimfit_err make_dense(const struct view_slot *slot, const struct change_slot *s,
+static dimfit_err make_dense(const struct view_slot *slot, const struct change_slot *s, uint32_t to,
                              enum dimfit_view view, struct trial_map *out) {
     const size_t d = slot->dim, w = slot->width, n = d > w ? d : w;
     double *const room = malloc((3 * n * n + 2 * n + 1) * sizeof *room);
@@ -242,7 +245,7 @@ static dimfit_err make_dense(const struct view_slot *slot, const struct change_s
         return DIMFIT_ERR_NOMEM;
     double *const A = room, *const P = A + n * n, *const AM = P + n * n, *const b = AM + n * n,
                   *const q = b + n;
-    stored_map(s, A, b);
+    stored_map(s, to, A, b);
     bool whole;
     if (view == DIMFIT_COMPACT) {
         whole = set_floats(A, w * w, &out->A) && set_floats(b, w, &out->b);
@@ -255,23 +258,24 @@ static dimfit_err make_dense(const struct view_slot *slot, const struct change_s
 }
 
 /* Of axes, in either view: kept coordinates stay, bit for bit. */
-static dimfit_err make_mask(const struct view_slot *slot, const struct change_slot *s,
+static dimfit_err make_mask(const struct view_slot *slot, const struct change_slot *s, uint32_t to,
                             enum dimfit_view view, struct trial_map *out) {
     const size_t width = view == DIMFIT_FULL ? slot->dim : slot->width;
     out->keeps = calloc(width + 1, sizeof *out->keeps);
     if (out->keeps == NULL)
         return DIMFIT_ERR_NOMEM;
-    for (size_t k = 0; k < s->to; k++)
+    for (size_t k = 0; k < to; k++)
         out->keeps[view == DIMFIT_FULL ? slot->axes[s->keep[k]] : s->keep[k]] = true;
     return DIMFIT_OK;
 }
 
-static dimfit_err make_map(const struct view_slot *slot, const struct change_slot *s,
+/* Of one tier, whose rows are those of the slot with zeros where they end. */
+static dimfit_err make_map(const struct view_slot *slot, const struct change_slot *s, uint8_t tier,
                            enum dimfit_view view, struct trial_map *out) {
     const bool axes = slot->kind != VIEW_DENSE || view == DIMFIT_COMPACT;
     if (s->keep != NULL && axes)
-        return make_mask(slot, s, view, out);
-    return make_dense(slot, s, view, out);
+        return make_mask(slot, s, s->tier_to[tier], view, out);
+    return make_dense(slot, s, s->tier_to[tier], view, out);
 }
 
 /* ---- rows ------------------------------------------------------------------------------------ */
@@ -292,21 +296,42 @@ static void mask_row(const bool *keeps, size_t w, const float *r, float *out) {
         out[j] = keeps[j] ? r[j] : 0;
 }
 
-static void map_rows(const struct trial_map *map, size_t w, const float *from, size_t n,
-                     float *to) {
+static void map_one(const struct trial_map *map, size_t w, const float *from, float *to) {
     float row[LAYOUT_DIM_MAX];
-    for (size_t i = 0; i < n; i++, from += w, to += w) {
-        if (map->keeps != NULL) {
-            mask_row(map->keeps, w, from, to);
-            continue;
-        }
-        map_row(map->A, map->b, w, from, row);
-        memcpy(to, row, w * sizeof *to);
+    if (map->keeps != NULL) {
+        mask_row(map->keeps, w, from, to);
+        return;
     }
+    map_row(map->A, map->b, w, from, row);
+    memcpy(to, row, w * sizeof *to);
+}
+
+/* The map of every tier that these rows are of. */
+static dimfit_err open_maps(struct dimfit *c, const struct view_slot *slot,
+                            const struct change_slot *s, enum dimfit_view view,
+                            const uint8_t *tiers, size_t n, struct trial_map *maps) {
+    bool wanted[LAYOUT_TIERS_MAX] = {tiers == NULL};
+    if (tiers == NULL && s->n_tiers > 1)
+        return err_set(&c->detail, DIMFIT_ERR_INVALID,
+                       "slot %u has tiers; give those that were pulled with its rows", s->id);
+    for (size_t i = 0; tiers != NULL && i < n; i++) {
+        if (tiers[i] >= s->n_tiers)
+            return err_set(&c->detail, DIMFIT_ERR_INVALID, "slot %u has no tier %u", s->id,
+                           tiers[i]);
+        wanted[tiers[i]] = true;
+    }
+    for (uint8_t t = 0; t < s->n_tiers; t++) {
+        if (!wanted[t] || maps[t].b != NULL || maps[t].keeps != NULL)
+            continue;
+        if (make_map(slot, s, t, view, &maps[t]) != DIMFIT_OK)
+            return err_set(&c->detail, DIMFIT_ERR_NOMEM,
+                           "slot %u: no memory for its part of a trial", s->id);
+    }
+    return DIMFIT_OK;
 }
 
 dimfit_err dimfit_trial_rows(struct dimfit *c, enum dimfit_view view, uint32_t slot,
-                             const float *from, size_t n, float *to) {
+                             const uint8_t *tiers, const float *from, size_t n, float *to) {
     dimfit_err err = client_begin(c);
     if (err != DIMFIT_OK)
         return err;
@@ -326,11 +351,9 @@ dimfit_err dimfit_trial_rows(struct dimfit *c, enum dimfit_view view, uint32_t s
         memmove(to, from, n * width * sizeof *to);
         return DIMFIT_OK;
     }
-    struct trial_map *const m = &t->maps[s - t->change->slots][view == DIMFIT_COMPACT];
-    if (m->b == NULL && m->keeps == NULL)
-        err = make_map(map, s, view, m);
-    if (err != DIMFIT_OK)
-        return err_set(&c->detail, err, "slot %u: no memory for its part of a trial", slot);
-    map_rows(m, width, from, n, to);
-    return DIMFIT_OK;
+    struct trial_map *const maps = t->maps[s - t->change->slots][view == DIMFIT_COMPACT];
+    err = open_maps(c, map, s, view, tiers, n, maps);
+    for (size_t i = 0; err == DIMFIT_OK && i < n; i++)
+        map_one(&maps[tiers != NULL ? tiers[i] : 0], width, from + i * width, to + i * width);
+    return err;
 }

@@ -37,6 +37,8 @@ static float *show_slot(const struct layout_slot *s, float *at, double *scratch,
         .name = s->name,
         .basis = M,
         .mean = mean,
+        .n_tiers = s->n_tiers,
+        .tier_widths = s->tier_widths,
     };
     *map = (struct view_slot){
         .kind = s->axes == NULL                   ? VIEW_DENSE
@@ -44,6 +46,7 @@ static float *show_slot(const struct layout_slot *s, float *at, double *scratch,
                                                   : VIEW_AXES,
         .dim = s->dim,
         .width = s->width,
+        .n_tiers = s->n_tiers,
         .axes = s->axes,
         .M = M,
         .mean = mean,

@@ -92,6 +92,10 @@ struct dimfit_slot {
     const char *name;
     const float *basis; /* M[dim][width], orthonormal columns: v = mean + r M^T */
     const float *mean;  /* [dim] */
+    /* Popularity tiers, the tail first: a row of tier t has its first tier_widths[t] coordinates,
+     * the others are 0. */
+    uint32_t n_tiers;            /* 1: it has none */
+    const uint32_t *tier_widths; /* non-decreasing, the last one is width */
 };
 
 struct dimfit_layout {
@@ -139,6 +143,7 @@ struct dimfit_rows {
     float *values;          /* [n][width]: filled by a pull; gradients of a push */
     uint32_t width;         /* the slot's dim (full) or current width (compact); WIDTH otherwise */
     const uint32_t *clicks; /* [n] of a push: summed over equal keys as gradients are; NULL: none */
+    uint8_t *tiers; /* [n] of a pull: filled with the rows' tiers; NULL: they are not wanted */
 };
 
 /* Pull rows of several slots at once. A feasign never trained reads as its initial value. Compact:
@@ -298,11 +303,14 @@ DIMFIT_API dimfit_err dimfit_trial_next(struct dimfit *c, const struct dimfit_fi
                                         const struct dimfit_trial **next) DIMFIT_MUST_CHECK;
 
 /* Rows of a slot under the trial handed out last: from[n] and to[n], as wide as a pull's of this
- * view, and may be the same. Compact: still at the width they were pulled in, so that the model's
- * transform is what it was. Those of other slots are copied. STATE without a trial; STALE_EPOCH
- * when the layout has changed since: what was pulled before is of no more use. */
+ * view, and may be the same; tiers[n] as pulled with them, NULL where the slot has none. Compact:
+ * still at the width they were pulled in, so that the model's transform is what it was. Those of
+ * other slots are copied. STATE without a trial; STALE_EPOCH when the layout has changed since:
+ * what was pulled before is of no more use; INVALID for a slot with tiers and none given, or one
+ * that it does not have. */
 DIMFIT_API dimfit_err dimfit_trial_rows(struct dimfit *c, enum dimfit_view view, uint32_t slot,
-                                        const float *from, size_t n, float *to) DIMFIT_MUST_CHECK;
+                                        const uint8_t *tiers, const float *from, size_t n,
+                                        float *to) DIMFIT_MUST_CHECK;
 
 /* An admin request: command and JSON arguments (NULL: none) as dimfitctl sends them, the reply's
  * JSON to be freed with dimfit_free(). */

@@ -12,6 +12,7 @@ enum { PART = 1024 }; /* samples pulled and computed at a time */
  */
 struct part {
     struct batch batch;
+    uint8_t *tiers; /* [occurrences] of the rows, as pulled */
     real *x, *count, *linear;
 };
 
@@ -46,6 +47,7 @@ struct tryout *tryout_new(const struct dataset *data, const uint32_t *order, siz
 static void drop(struct tryout *t) {
     for (size_t p = 0; p < t->n_parts; p++) {
         batch_fini(&t->parts[p].batch);
+        free(t->parts[p].tiers);
         free(t->parts[p].x);
         free(t->parts[p].count);
         free(t->parts[p].linear);
@@ -97,6 +99,18 @@ static const real *compute(struct tryout *t, const struct part *part,
     return model_forward(model->model, &input, t->weights);
 }
 
+/* A row's map depends on its tier, where the slot has any. */
+static void ask_for_tiers(struct part *part, const struct tryout_model *model) {
+    struct batch *const batch = &part->batch;
+    part->tiers = mem_alloc(batch->occurrences, sizeof *part->tiers);
+    for (size_t i = 0; i + 1 < batch->n_rows; i++) {
+        struct dimfit_rows *const rows = &batch->rows[i];
+        const struct dimfit_slot *const slot = dimfit_slot(model->cluster, rows->slot);
+        if (slot != NULL && slot->n_tiers > 1)
+            rows->tiers = part->tiers + (rows->keys - batch->keys);
+    }
+}
+
 /* Pull the next part and compute what the whole model says of it. */
 static dimfit_err pull_part(struct tryout *t, const struct tryout_model *model) {
     struct part *const part = &t->parts[t->n_parts];
@@ -105,10 +119,12 @@ static dimfit_err pull_part(struct tryout *t, const struct tryout_model *model) 
     *part = (struct part){0};
     batch_init(&part->batch, t->data);
     batch_fill(&part->batch, t->order + at, n, model->widths);
+    ask_for_tiers(part, model);
     const dimfit_err err = dimfit_pull(model->cluster, model->view, part->batch.rows,
                                        part->batch.n_rows);
     if (err != DIMFIT_OK) {
         batch_fini(&part->batch);
+        free(part->tiers);
         return err;
     }
     part->x = mem_alloc(n * input, sizeof *part->x);
@@ -158,7 +174,11 @@ static dimfit_err map_slot(struct tryout *t, const struct part *part,
         t->mapped_cap = values;
         t->mapped = mem_resize(t->mapped, values, sizeof *t->mapped);
     }
-    const dimfit_err err = dimfit_trial_rows(model->cluster, model->view, t->data->slots[s].id,
+    const uint32_t id = t->data->slots[s].id;
+    const struct dimfit_slot *const slot = dimfit_slot(model->cluster, id);
+    const uint8_t *const tiers = slot != NULL && slot->n_tiers > 1 ? part->tiers + batch->first[s]
+                                                                   : NULL;
+    const dimfit_err err = dimfit_trial_rows(model->cluster, model->view, id, tiers,
                                              batch->values + batch->at[s], rows, t->mapped);
     if (err == DIMFIT_OK)
         batch_pool_slot(batch, s, t->mapped, part->x);

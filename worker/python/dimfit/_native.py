@@ -38,6 +38,8 @@ class Slot(ctypes.Structure):
         ("name", c_char_p),
         ("basis", POINTER(c_float)),
         ("mean", POINTER(c_float)),
+        ("n_tiers", c_uint32),
+        ("tier_widths", POINTER(c_uint32)),
     ]
 
 
@@ -69,6 +71,7 @@ class Rows(ctypes.Structure):
         ("values", c_void_p),
         ("width", c_uint32),
         ("clicks", c_void_p),
+        ("tiers", c_void_p),
     ]
 
 
@@ -146,7 +149,10 @@ SIGNATURES = {
     "dimfit_state": (State, [c_void_p]),
     "dimfit_score_next": (c_int, [c_void_p, c_uint64, c_uint64, c_int, POINTER(c_uint64)]),
     "dimfit_trial_next": (c_int, [c_void_p, POINTER(Figures), c_int, POINTER(POINTER(Trial))]),
-    "dimfit_trial_rows": (c_int, [c_void_p, c_int, c_uint32, c_void_p, c_size_t, c_void_p]),
+    "dimfit_trial_rows": (
+        c_int,
+        [c_void_p, c_int, c_uint32, c_void_p, c_void_p, c_size_t, c_void_p],
+    ),
     "dimfit_pull_async": (c_int, [c_void_p, c_int, POINTER(Rows), c_size_t, POINTER(c_void_p)]),
     "dimfit_push_async": (
         c_int,

@@ -105,13 +105,16 @@ class Client:
 
     # ---- rows ------------------------------------------------------------------------------------
 
-    def pull(self, keys: Mapping[int, Any], view: str = "full") -> dict[int, np.ndarray]:
+    def pull(self, keys: Mapping[int, Any], view: str = "full", tiers: bool = False) -> Any:
         """Rows of several slots at once.
 
         keys: slot -> integers (n,). A feasign never trained reads as its initial value. A slot that
         the cluster does not know is added with its defaults where it allows that (auto_slots).
         view: "full" gives the model's embeddings, float32 (n, dim), whatever the cluster stores;
         "compact" the rows as stored, float32 (n, width), all of the epoch of layout() then.
+        tiers: whether each row's popularity tier is wanted, too.
+
+        Returns slot -> rows or, with tiers, that and slot -> uint8 (n,).
 
         Raises Error: UNKNOWN_SLOT, INVALID for arguments of a wrong kind, TIMEOUT, UNREACHABLE.
         """
@@ -121,9 +124,12 @@ class Client:
             self._make_known(wanted)
             for _ in range(_LAYOUT_CHASES):
                 out, rows = self._room(wanted, number)
+                of = {slot: np.zeros(wanted[slot].size if tiers else 0, np.uint8) for slot in wanted}
+                for row, array in zip(rows if tiers else (), of.values()):
+                    row.tiers = array.ctypes.data
                 err = self._lib.dimfit_pull(self._open(), number, rows, len(rows))
                 if err == 0:
-                    return out
+                    return (out, of) if tiers else out
                 error = self._error(err)
                 if error.code != "STALE_EPOCH":
                     break
@@ -281,12 +287,19 @@ class Client:
 
     # ---- searches and other administration -------------------------------------------------------
 
-    def scores(self, estimator: str | None = None) -> dict[int, np.ndarray]:
+    def scores(self, estimator: str | None = None, tiers: bool = False) -> dict[Any, np.ndarray]:
         """slot -> share of all score that each stored dimension has, float64 (width,), as pushed so
         far. estimator: "single", "step", "fisher", "row", "curvature",
-        "taylor" or "guarded"; None: the last search's."""
+        "taylor" or "guarded"; None: the last search's.
+        tiers: (slot, tier) -> what of it each popularity tier has, float64 (the tier's width,)."""
         reply = self.admin("scores", {"estimator": estimator})
-        return {slot["id"]: np.array(slot["s"], np.float64) for slot in reply["slots"]}
+        of = {(s["id"], s["tier"]): np.array(s["s"], np.float64) for s in reply["slots"]}
+        if tiers:
+            return of
+        out: dict[int, np.ndarray] = {}
+        for (slot, _), array in reversed(of.items()):
+            out.setdefault(slot, np.zeros(array.size))[: array.size] += array
+        return dict(reversed(out.items()))
 
     def search(
         self, kappa: float, wait: bool = False, timeout: float = 60, **options: Any
@@ -536,20 +549,32 @@ class Client:
                 trial.search, trial.number, trial.samples, tuple(trial.slots[: trial.n_slots])
             )
 
-    def trial_rows(self, slot: int, rows: Any, view: str = "full") -> np.ndarray:
+    def trial_rows(
+        self, slot: int, rows: Any, view: str = "full", tiers: Any = None
+    ) -> np.ndarray:
         """A slot's pulled rows, float32 (n, dim) or, compact, (n, width), as they are under the
-        trial handed out last. Raises Error: STATE without one, STALE_EPOCH when the layout has
-        changed since."""
+        trial handed out last; tiers (n,): those pulled with them, of a slot that has tiers. Raises
+        Error: STATE without a trial, STALE_EPOCH when the layout has changed since, INVALID for
+        tiers that are not the slot's."""
         number = _choice("view", view, _VIEWS)
         array = _array(f"slot {slot}: rows", rows)
+        of = None if tiers is None else np.ascontiguousarray(tiers, np.uint8)
         with self._lock:
             width = self._width(_slot_id(slot), number)
             if array.ndim != 2 or array.shape[1] != width:
                 raise Error("WIDTH", f"slot {slot}: rows have shape {array.shape}, not (n, {width})")
             array = _floats(f"slot {slot}: rows", array)
+            if of is not None and of.shape != (len(array),):
+                raise Error("WIDTH", f"slot {slot}: tiers have shape {of.shape}, not ({len(array)},)")
             out = np.empty_like(array)
             self._call(
-                "trial_rows", number, _slot_id(slot), array.ctypes.data, len(array), out.ctypes.data
+                "trial_rows",
+                number,
+                _slot_id(slot),
+                None if of is None else of.ctypes.data,
+                array.ctypes.data,
+                len(array),
+                out.ctypes.data,
             )
         return out
 
@@ -809,6 +834,7 @@ def _slot(native: _native.Slot) -> Slot:
         mean=copy(native.mean, native.dim),
         name=native.name.decode(),
         search=bool(native.search),
+        tier_widths=tuple(native.tier_widths[: native.n_tiers]),
     )
 
 

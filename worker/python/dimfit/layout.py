@@ -19,6 +19,7 @@ class Slot:
     mean: np.ndarray = field(repr=False)  #: float32 (dim,), read only
     name: str
     search: bool  #: False: no search ever changes it
+    tier_widths: tuple[int, ...]  #: of rows by popularity, the tail first; one: it has no tiers
 
 
 class Layout(Mapping):
