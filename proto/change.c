@@ -289,6 +289,15 @@ static void fill_dense(const struct change_slot *change, const struct layout_slo
     }
 }
 
+/* Finite numbers may have made a mean or an initial map that is not, and could not be read again.
+ */
+static bool is_finite(const double *values, size_t n) {
+    double sum = 0; /* of zeros */
+    for (size_t i = 0; i < n; i++)
+        sum += values[i] * 0;
+    return sum == 0;
+}
+
 /* What is off by more than rounding was never meant; what rounding did is put right. */
 static dimfit_err settle_basis(struct layout_slot *slot, struct err_detail *detail) {
     const double error = layout_orthonormal_error(slot->basis, slot->dim, slot->width);
@@ -296,6 +305,11 @@ static dimfit_err settle_basis(struct layout_slot *slot, struct err_detail *deta
         return err_set(detail, DIMFIT_ERR_INVALID,
                        "slot %u: the columns of its basis would be %g away from orthonormal",
                        slot->id, error);
+    const size_t d = slot->dim, w = slot->width;
+    if (!is_finite(slot->mean, d) || !is_finite(slot->init_map, d * w) ||
+        !is_finite(slot->init_shift, w))
+        return err_set(detail, DIMFIT_ERR_INVALID,
+                       "slot %u: its mean or initial map would not be finite", slot->id);
     if (error > 1e-12)
         orthonormalise(slot->basis, slot->dim, slot->width);
     return DIMFIT_OK;

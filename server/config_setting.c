@@ -277,12 +277,25 @@ static void print_time(int32_t minutes, FILE *out) {
         fprintf(out, "\"%02d:%02d\"", minutes / 60, minutes % 60); /* bare, YAML may see base 60 */
 }
 
+/* What YAML takes for the end of a line, where two would be joined, or not at all: control
+ * characters and U+2028, U+2029. Returns the bytes that were printed as an escape, 0: none were. */
+static size_t print_escape(const unsigned char *text, FILE *out) {
+    if (*text == '"' || *text == '\\')
+        return fprintf(out, "\\%c", *text) > 0;
+    if (text[0] == 0xc2 && text[1] >= 0x80 && text[1] < 0xa0)
+        return fprintf(out, "\\x%02x", text[1]) > 0 ? 2 : 0;
+    if (text[0] == 0xe2 && text[1] == 0x80 && (text[2] == 0xa8 || text[2] == 0xa9))
+        return fprintf(out, "\\u%04x", 0x2000 | (text[2] & 0x3f)) > 0 ? 3 : 0;
+    return 0;
+}
+
 static void print_quoted(const char *text, FILE *out) {
     fputc('"', out);
-    for (; *text != '\0'; text++) {
-        if (*text == '"' || *text == '\\')
-            fputc('\\', out);
-        fputc(*text, out);
+    while (*text != '\0') {
+        const size_t escaped = print_escape((const unsigned char *)text, out);
+        if (escaped == 0)
+            fputc(*text, out);
+        text += escaped > 0 ? escaped : 1;
     }
     fputc('"', out);
 }

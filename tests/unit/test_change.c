@@ -1,5 +1,6 @@
 #include "proto/change.h"
 
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -530,6 +531,26 @@ static struct buf bytes_of(const struct change *change) {
     return bytes;
 }
 
+static void a_change_that_makes_an_endless_mean_or_map_is_refused(void **state) {
+    struct layout *layout = one_slot(), *after;
+    struct err_detail detail;
+    for (int what = 0; what < 2; what++) {
+        struct change *change = one_change(layout, 3, true);
+        uint64_t seed = 1;
+        fill_rotation(&change->slots[0], &seed);
+        if (what == 0)
+            change->slots[0].shift[1] = -DBL_MAX;
+        for (size_t i = 0; i < (size_t)change->slots[0].from * 3; i++)
+            change->slots[0].T[i] *= 4;
+        if (what == 1)
+            change->slots[0].shift[0] = change->slots[0].shift[1] = DBL_MAX;
+        assert_int_equal(change_apply(change, layout, NULL, &after, &detail), DIMFIT_ERR_INVALID);
+        assert_string_equal(detail.text, "slot 9: its mean or initial map would not be finite");
+        change_destroy(&change);
+    }
+    layout_destroy(&layout);
+}
+
 static void ftrl_is_selected_from_and_never_turned(void **state) {
     struct layout *layout = one_slot(), *after;
     struct err_detail detail;
@@ -689,6 +710,7 @@ int main(void) {
         cmocka_unit_test(ftrl_takes_no_mixed_directions),
         cmocka_unit_test(columns_across_what_is_kept_are_refused),
         cmocka_unit_test(an_undone_change_brings_the_layout_back),
+        cmocka_unit_test(a_change_that_makes_an_endless_mean_or_map_is_refused),
         cmocka_unit_test(ftrl_is_selected_from_and_never_turned),
         cmocka_unit_test(tiers_change_with_their_slot_and_back),
         cmocka_unit_test(a_change_for_other_tiers_is_refused),

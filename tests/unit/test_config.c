@@ -401,7 +401,7 @@ static void the_printed_configuration_reads_back_the_same(void **state) {
     assert_int_equal(
         read_text(
             "shards: 2\nmax_memory: 3000\nover_memory: skip\ndata_dir: \"/a \\\"q\\\\\"\n"
-            "shrink_at: 00:30\n"
+            "audit_log: \"/a\\x85 \\u2028 \\P \\xe9\"\nshrink_at: 00:30\n"
             "defaults: {dim: 4, lr: 0.3, width: 2, decay: 0.97}\n"
             "slots: [{id: 1}, {id: 2, dim: 64, width: 33, init_scale: 0.1,\n"
             "         admit: 4, decay: 1, expire_shows: 1.5, clicks: true, tiers: [3, 40]}]\n",
@@ -413,6 +413,7 @@ static void the_printed_configuration_reads_back_the_same(void **state) {
     assert_int_equal(second.max_memory, 3000);
     assert_int_equal(second.over_memory, OVER_SKIP);
     assert_string_equal(second.data_dir, "/a \"q\\");
+    assert_string_equal(second.audit_log, "/a\xc2\x85 \xe2\x80\xa8 \xe2\x80\xa9 \xc3\xa9");
     assert_int_equal(second.n_slots, 2);
     assert_true(second.defaults.optimizer.lr == 0.3f);
     assert_int_equal(second.defaults.width, 2);
