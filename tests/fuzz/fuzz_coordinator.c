@@ -264,33 +264,39 @@ static void fill_square(struct play *play, double *values, size_t w) {
     }
 }
 
+/* What a shard would say of the rows of one tier, by bytes of the input. */
+static void add_entry(struct play *play, const struct layout_slot *spec, uint32_t tier,
+                      bool moments, struct stats *stats, struct step_stats *step) {
+    const uint32_t w = spec->tier_widths[tier];
+    struct slot_stats *const s = stats_add_slot(stats, spec->id, tier, w, moments);
+    REQUIRE(s != NULL);
+    s->rows = reader_u8(&play->in);
+    s->lookups = 2 * (double)s->rows;
+    fill(play, s->sum, w);
+    fill_square(play, s->second, w);
+    fill(play, s->looked_sum, w);
+    fill_square(play, s->looked_second, w);
+    if (step == NULL)
+        return;
+    struct step_slot *const part = step_add_slot(step, spec->id, tier, w, moments);
+    REQUIRE(part != NULL && stats_add_row_score(s));
+    fill(play, part->g, w);
+    fill_square(play, part->C, w);
+    if ((reader_u8(&play->in) & 1) != 0) {
+        REQUIRE(stats_add_curvature(s));
+        fill_square(play, s->curvature, w);
+        s->curved = 20;
+    }
+}
+
 static void make_stats(struct play *play, uint32_t mode, struct buf *out) {
     struct stats *stats = NULL;
     const bool moments = (mode & GATHER_MOMENTS) != 0;
     REQUIRE(stats_new(play->layout->epoch, &stats) == DIMFIT_OK);
     struct step_stats *const step = (mode & GATHER_SCORES) != 0 ? stats_add_step(stats, 3) : NULL;
     for (size_t i = 0; i < play->layout->n_slots; i++) {
-        const struct layout_slot *const spec = &play->layout->slots[i];
-        struct slot_stats *const s = stats_add_slot(stats, spec->id, spec->width, moments);
-        REQUIRE(s != NULL);
-        s->rows = reader_u8(&play->in);
-        s->lookups = 2 * (double)s->rows;
-        fill(play, s->sum, spec->width);
-        fill_square(play, s->second, spec->width);
-        fill(play, s->looked_sum, spec->width);
-        fill_square(play, s->looked_second, spec->width);
-        if (step == NULL)
-            continue;
-        struct step_slot *const part = step_add_slot(step, spec->id, spec->width, moments);
-        s->row_score = calloc(spec->width + 1u, sizeof *s->row_score);
-        REQUIRE(part != NULL && s->row_score != NULL);
-        fill(play, part->g, spec->width);
-        fill_square(play, part->C, spec->width);
-        if ((reader_u8(&play->in) & 1) != 0) {
-            REQUIRE(stats_add_curvature(s));
-            fill_square(play, s->curvature, spec->width);
-            s->curved = 20;
-        }
+        for (uint32_t tier = 0; tier < play->layout->slots[i].n_tiers; tier++)
+            add_entry(play, &play->layout->slots[i], tier, moments, stats, step);
     }
     if (step != NULL)
         REQUIRE(step_add_worker(step, WORKER, 64) == DIMFIT_OK);

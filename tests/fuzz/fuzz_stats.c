@@ -43,14 +43,14 @@ static void put(struct fuzz_sink *sink, bool moments) {
     buf_init(&buf);
     REQUIRE(stats_new(2, &stats) == DIMFIT_OK);
     for (uint32_t slot = 1; slot <= 2; slot++) {
-        struct slot_stats *const s = stats_add_slot(stats, slot, slot, moments);
+        struct slot_stats *const s = stats_add_slot(stats, slot, slot - 1, slot, moments);
         REQUIRE(s != NULL && (!moments || stats_add_curvature(s)));
         s->rows = 10 * slot;
         s->lookups = 25;
     }
     for (uint64_t id = 5; id <= 6; id++) {
         struct step_stats *const step = stats_add_step(stats, id);
-        struct step_slot *const s = step == NULL ? NULL : step_add_slot(step, 2, 2, moments);
+        struct step_slot *const s = step == NULL ? NULL : step_add_slot(step, 2, 0, 2, moments);
         REQUIRE(s != NULL && step_add_worker(step, 7, 64) == DIMFIT_OK);
         s->g[0] = 0.5;
     }

@@ -69,8 +69,14 @@ static void turn(struct change_slot *slot, uint32_t width, bool shift) {
         slot->shift[0] = 0.25;
 }
 
-static void keep(struct change_slot *slot, uint32_t width) {
+/* Rows of lower tiers keep one coordinate. */
+static void keep(struct change_slot *slot, const struct layout_slot *is) {
+    const uint32_t width = is->width;
+    uint32_t to[LAYOUT_TIERS_MAX];
+    for (uint32_t t = 0; t < is->n_tiers; t++)
+        to[t] = t + 1 < is->n_tiers ? 1 : width - 1;
     REQUIRE(change_slot_alloc(slot, 2, width, width - 1, false) == DIMFIT_OK);
+    change_slot_tiers(slot, is->n_tiers, is->tier_widths, to);
     for (uint32_t k = 0; k + 1 < width; k++)
         slot->keep[k] = (uint16_t)(width - 1 - k);
 }
@@ -106,7 +112,7 @@ struct change *scene_change(const struct layout *layout, unsigned bits) {
     if (turns)
         turn(&change->slots[i++], user->width, (bits & SCENE_SHIFT) != 0);
     if (keeps)
-        keep(&change->slots[i++], item->width);
+        keep(&change->slots[i++], item);
     if (grows)
         grow(&change->slots[i++], hour);
     return change;

@@ -1,9 +1,9 @@
 /*
  * Layouts and changes that targets begin with: small, and of every form that the encodings know.
  *
- * Slots of scene_layout(0): 1 plain, 2 with everything retention has, 3 of ftrl, 4 outside searches
- * of width 1. In epoch 1, made by scene_change(), slot 1 has a dense basis and one direction less,
- * slot 2 selected axes, slot 3 an added axis.
+ * Slots of scene_layout(0): 1 plain, 2 with everything retention has, 3 of ftrl, 4
+ * outside searches of width 1. In epoch 1, made by scene_change(), slot 1 has a dense basis and one
+ * direction less, slot 2 selected axes, slot 3 an added axis.
  */
 #ifndef TESTS_FUZZ_SCENE_H
 #define TESTS_FUZZ_SCENE_H
