@@ -36,7 +36,8 @@
     X(24, DENIED, "not allowed")                                                                   \
     X(25, PLUGIN, "strategy plugin refused")                                                       \
     X(26, UNSUPPORTED, "not supported")                                                            \
-    X(27, VERSION, "incompatible version")
+    X(27, VERSION, "incompatible version")                                                         \
+    X(28, LOG, "the shard can't write its log")
 
 typedef enum dimfit_err {
 #define DIMFIT_ERR_ENUM(num, name, text) DIMFIT_ERR_##name = (num),

@@ -59,7 +59,11 @@ enum {
                           (proto/shrink.h); reply: status at once, the work goes on in slices; the \
                           number again: nothing more. How far it is stands in the figures */       \
     X(57, FORGET) /* tag: the epoch in force; drops the rows saved to undo it with; BUSY while     \
-                     they are still being moved */
+                     they are still being moved */                                                 \
+    /* in a shard's log alone (shard_log.c), beside what others send */                            \
+    X(60, LOG_BEGIN)   /* body: options + layout: the state before the first record */             \
+    X(61, LOG_OPTIONS) /* body: options in force from here on */                                   \
+    X(62, LOG_SLICE)   /* tag: the shrink that one more slice was made of */
 
 enum wire_kind {
 #define WIRE_KIND_ENUM(num, name) WIRE_##name = (num),

@@ -120,6 +120,14 @@ void score_stop(struct score *score) {
     score->searching = false;
 }
 
+void score_limit(struct score *score, uint64_t max_bytes) {
+    score->max_bytes = max_bytes;
+}
+
+uint64_t score_limit_bytes(const struct score *score) {
+    return score->max_bytes;
+}
+
 void score_destroy(struct score **score) {
     if (*score == NULL)
         return;
@@ -241,8 +249,27 @@ static dimfit_err reserve(void **items, size_t *cap, size_t n, size_t size) {
     return DIMFIT_OK;
 }
 
-/* Row sums stay when a later part of score_open() fails: they are zero, and unscored slots show
- * none. */
+static uint64_t rows_bytes(const struct score *score, size_t width, bool curved) {
+    const size_t doubles = width + (curved ? section_triangle(width) : 0);
+    return sizeof *score->rows + doubles * sizeof(double);
+}
+
+/* The row sums that a score_open() made stay, or go. */
+static void rows_settle(struct score *score, bool stay) {
+    size_t kept = 0;
+    for (size_t i = 0; i < score->n_rows; i++) {
+        struct score_rows *const rows = &score->rows[i];
+        if (!rows->fresh || stay) {
+            rows->fresh = false;
+            score->rows[kept++] = *rows;
+            continue;
+        }
+        score->bytes -= rows_bytes(score, rows->width, rows->curvature != NULL);
+        free(rows->row);
+    }
+    score->n_rows = kept;
+}
+
 static dimfit_err rows_open(struct score *score, const struct score_step *step,
                             const struct score_part *parts, size_t n, struct err_detail *detail) {
     for (size_t i = 0; i < n; i++) {
@@ -254,8 +281,7 @@ static dimfit_err rows_open(struct score *score, const struct score_step *step,
             continue;
         }
         const bool curved = score->curvature && parts[i].curved;
-        const size_t doubles = w + (curved ? section_triangle(w) : 0);
-        const uint64_t bytes = sizeof *score->rows + doubles * sizeof(double);
+        const uint64_t bytes = rows_bytes(score, w, curved);
         dimfit_err err = make_room(score, bytes, step, detail);
         if (err != DIMFIT_OK)
             return err;
@@ -263,7 +289,7 @@ static dimfit_err rows_open(struct score *score, const struct score_step *step,
                       sizeof *score->rows);
         if (err != DIMFIT_OK)
             return err;
-        double *const row = sums_new(doubles * sizeof *row);
+        double *const row = sums_new(bytes - sizeof *score->rows);
         if (row == NULL)
             return DIMFIT_ERR_NOMEM;
         const size_t at = position(score->rows, score->n_rows, sizeof *score->rows, key);
@@ -273,6 +299,7 @@ static dimfit_err rows_open(struct score *score, const struct score_step *step,
             .width = parts[i].width,
             .row = row,
             .curvature = curved ? row + w : NULL,
+            .fresh = true,
         };
         score->n_rows++;
         score->bytes += bytes;
@@ -403,11 +430,14 @@ dimfit_err score_open(struct score *score, uint64_t step, uint64_t worker, uint6
     if (err != DIMFIT_OK)
         return err;
     size_t at = 0;
+    const size_t n_rows = score->n_rows;
     err = rows_open(score, found, parts, n, detail);
     if (err == DIMFIT_OK)
         err = parts_open(score, found, parts, n, detail);
     if (err == DIMFIT_OK)
         err = worker_open(score, found, worker, &at, detail);
+    if (score->n_rows != n_rows)
+        rows_settle(score, err == DIMFIT_OK);
     if (err != DIMFIT_OK) {
         if (made) {
             score->bytes -= found->bytes;

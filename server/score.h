@@ -35,6 +35,9 @@ struct score_sums {
 
 dimfit_err score_new(uint64_t max_bytes, struct score **out) MUST_CHECK;
 void score_destroy(struct score **score);
+/* Another limit from the next score_open() on. */
+void score_limit(struct score *score, uint64_t max_bytes);
+uint64_t score_limit_bytes(const struct score *score);
 
 enum score_keep {
     SCORE_KEEP_MOMENTS = 1 << 0,   /* C and b */

@@ -46,6 +46,7 @@ struct score_rows {
     double *row;       /* [w] */
     double *curvature; /* upper triangle, row by row; NULL when not kept */
     uint64_t lookups;  /* behind it */
+    bool fresh;        /* made by the score_open() under way */
 };
 
 struct score {

@@ -18,6 +18,7 @@ struct sessions {
     uint64_t clock;
     size_t n, cap; /* cap: power of two */
     struct session **at;
+    struct session *spare; /* for the next new client; NULL: none */
 };
 
 static size_t home(const struct sessions *sessions, uint64_t client) {
@@ -51,6 +52,7 @@ void sessions_destroy(struct sessions **sessions) {
     for (size_t i = 0; i < (*sessions)->cap; i++)
         free((*sessions)->at[i]);
     free((*sessions)->at);
+    free((*sessions)->spare);
     free(*sessions);
     *sessions = NULL;
 }
@@ -75,82 +77,89 @@ static dimfit_err rehash(struct sessions *sessions, size_t cap) {
     return DIMFIT_OK;
 }
 
-/* Rare: once for each new client past the limit. */
-static dimfit_err forget_oldest(struct sessions *sessions) {
-    struct session **oldest = NULL;
+/* Rare: once for each new client past the limit. Those that a probe came to by way of it move up.
+ */
+static void forget_oldest(struct sessions *sessions) {
+    size_t oldest = SIZE_MAX;
     for (size_t i = 0; i < sessions->cap; i++) {
-        if (sessions->at[i] != NULL && (oldest == NULL || sessions->at[i]->used < (*oldest)->used))
-            oldest = &sessions->at[i];
+        if (sessions->at[i] != NULL &&
+            (oldest == SIZE_MAX || sessions->at[i]->used < sessions->at[oldest]->used))
+            oldest = i;
     }
-    base_assert(oldest != NULL);
-    struct session *const gone = *oldest;
-    *oldest = NULL;
-    const dimfit_err err = rehash(sessions, sessions->cap);
-    if (err != DIMFIT_OK) {
-        *oldest = gone;
-        return err;
-    }
-    free(gone);
+    base_assert(oldest != SIZE_MAX);
+    free(sessions->at[oldest]);
+    sessions->at[oldest] = NULL;
     sessions->n--;
-    return DIMFIT_OK;
+    const size_t mask = sessions->cap - 1;
+    for (size_t i = (oldest + 1) & mask; sessions->at[i] != NULL; i = (i + 1) & mask) {
+        struct session *const moved = sessions->at[i];
+        sessions->at[i] = NULL;
+        *find(sessions, moved->client) = moved;
+    }
 }
 
-static dimfit_err add(struct sessions *sessions, uint64_t client, struct session **out) {
-    dimfit_err err = DIMFIT_OK;
-    if (sessions->n == SESSION_CLIENTS_MAX)
-        err = forget_oldest(sessions);
-    else if (2 * (sessions->n + 1) > sessions->cap)
-        err = rehash(sessions, 2 * sessions->cap);
-    if (err != DIMFIT_OK)
-        return err;
-    struct session *const session = calloc(1, sizeof *session);
-    if (session == NULL)
+/* So that a new client can be added without fail. */
+static dimfit_err reserve(struct sessions *sessions) {
+    if (sessions->spare == NULL)
+        sessions->spare = malloc(sizeof *sessions->spare);
+    if (sessions->spare == NULL)
         return DIMFIT_ERR_NOMEM;
-    session->client = client;
+    return 2 * (sessions->n + 1) > sessions->cap ? rehash(sessions, 2 * sessions->cap) : DIMFIT_OK;
+}
+
+/* After reserve(). */
+static struct session *add(struct sessions *sessions, uint64_t client) {
+    if (sessions->n == SESSION_CLIENTS_MAX)
+        forget_oldest(sessions);
+    struct session *const session = sessions->spare;
+    base_assert(session != NULL);
+    sessions->spare = NULL;
+    *session = (struct session){.client = client};
     *find(sessions, client) = session;
     sessions->n++;
-    *out = session;
-    return DIMFIT_OK;
+    return session;
 }
 
 dimfit_err session_check(struct sessions *sessions, uint64_t client, uint64_t incarnation,
                          uint64_t seq, enum session_verdict *verdict,
                          struct session_answer *answer) {
-    struct session *session = *find(sessions, client);
-    if (session == NULL) {
-        const dimfit_err err = add(sessions, client, &session);
-        if (err != DIMFIT_OK)
-            return err;
-        session->incarnation = incarnation;
-    }
-    session->used = ++sessions->clock;
+    const struct session *const session = *find(sessions, client);
+    const dimfit_err err = session == NULL ? reserve(sessions) : DIMFIT_OK;
+    if (err != DIMFIT_OK)
+        return err;
     *answer = (struct session_answer){0};
-    if (incarnation < session->incarnation) {
+    if (session != NULL && incarnation < session->incarnation) {
         *verdict = SESSION_FENCED;
         return DIMFIT_OK;
     }
+    const bool known = session != NULL && incarnation == session->incarnation;
+    const uint64_t applied = known ? session->applied : 0;
+    answer->expected = applied + 1;
+    if (seq > applied) {
+        *verdict = seq == applied + 1 ? SESSION_NEXT : SESSION_GAP;
+        return DIMFIT_OK;
+    }
+    *verdict = SESSION_REPEAT;
+    if (known && applied - seq < SESSION_WINDOW)
+        answer->status = session->status[seq % SESSION_WINDOW];
+    if (known && session->refused == seq)
+        answer->detail = session->detail;
+    return DIMFIT_OK;
+}
+
+void session_record(struct sessions *sessions, uint64_t client, uint64_t incarnation, uint64_t seq,
+                    dimfit_err status, const struct err_detail *detail) {
+    struct session *session = *find(sessions, client);
+    if (session == NULL)
+        session = add(sessions, client);
+    base_assert(incarnation >= session->incarnation);
     if (incarnation > session->incarnation) {
         session->incarnation = incarnation;
         session->applied = 0;
         session->refused = 0;
     }
-    answer->expected = session->applied + 1;
-    if (seq > session->applied) {
-        *verdict = seq == session->applied + 1 ? SESSION_NEXT : SESSION_GAP;
-        return DIMFIT_OK;
-    }
-    *verdict = SESSION_REPEAT;
-    if (session->applied - seq < SESSION_WINDOW)
-        answer->status = session->status[seq % SESSION_WINDOW];
-    if (session->refused == seq)
-        answer->detail = session->detail;
-    return DIMFIT_OK;
-}
-
-void session_record(struct sessions *sessions, uint64_t client, uint64_t seq, dimfit_err status,
-                    const struct err_detail *detail) {
-    struct session *const session = *find(sessions, client);
-    base_assert(session != NULL && seq == session->applied + 1);
+    base_assert(seq == session->applied + 1);
+    session->used = ++sessions->clock;
     session->applied = seq;
     session->status[seq % SESSION_WINDOW] = (uint8_t)status;
     if (status != DIMFIT_OK) {

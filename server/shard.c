@@ -259,13 +259,49 @@ static dimfit_err run_handler(struct shard *shard, shard_handler *handler,
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory to unpack %zu bytes", plain);
     err = unpack(in->body, in->len, body, plain, detail);
     if (err == DIMFIT_OK)
-        err = handler(shard, &(struct shard_message){in->header, body, plain}, reply);
+        err = handler(shard, &(struct shard_message){in->header, body, plain, in->body, in->len},
+                      reply);
     free(body);
     return err;
 }
 
-static dimfit_err handle(struct shard *shard, const struct shard_message *in,
-                         struct shard_reply *reply) {
+/* A refusal is remembered as it was said: the request's header with the answer. What only the score
+ * memory refuses (LIMIT, behind the record) is refused by a replay as well. */
+static dimfit_err log_refusal(struct shard *shard, const struct wire_header *request,
+                              dimfit_err err, struct err_detail *detail) {
+    if (shard->logged && err == DIMFIT_ERR_LIMIT)
+        return DIMFIT_OK;
+    if (shard->logged)
+        shard_unlog(shard);
+    struct wire_header refusal = {
+        .kind = request->kind,
+        .reply = true,
+        .client = request->client,
+        .incarnation = request->incarnation,
+        .seq = request->seq,
+        .status = err,
+        .detail = *detail,
+    };
+    return shard_log(shard, &refusal, NULL, 0, detail);
+}
+
+/* The result of a numbered request; one that can't be recorded has none, and keeps its number. */
+static dimfit_err record(struct shard *shard, const struct wire_header *request, dimfit_err err,
+                         struct err_detail *detail) {
+    if (err == DIMFIT_ERR_LOG)
+        return err;
+    if (err != DIMFIT_OK) {
+        const dimfit_err unlogged = log_refusal(shard, request, err, detail);
+        if (unlogged != DIMFIT_OK)
+            return unlogged;
+    }
+    session_record(shard->sessions, request->client, request->incarnation, request->seq, err,
+                   detail);
+    return err;
+}
+
+dimfit_err shard_handle(struct shard *shard, const struct shard_message *in,
+                        struct shard_reply *reply) {
     const struct request_rules *const rules = rules_of(in->header->kind);
     if (rules == NULL)
         return err_set(&reply->header.detail, DIMFIT_ERR_UNSUPPORTED,
@@ -285,26 +321,22 @@ static dimfit_err handle(struct shard *shard, const struct shard_message *in,
     err = check_frozen(shard, in->header, reply);
     if (err != DIMFIT_OK)
         return err;
+    shard->logged = false;
     err = run_handler(shard, rules->handler, in, reply);
     if (err != DIMFIT_OK)
         shard->counters.refused++;
-    if (rules->recorded)
-        session_record(shard->sessions, in->header->client, in->header->seq, err,
-                       &reply->header.detail);
-    return err;
+    return rules->recorded ? record(shard, in->header, err, &reply->header.detail) : err;
 }
 
 void shard_request(struct shard *shard, const struct wire_header *request, const uint8_t *body,
                    size_t len, struct shard_reply *reply) {
     CHECK_OBJ_NOTNULL(shard, SHARD_MAGIC);
-    const struct shard_message in = {request, body, len};
+    const struct shard_message in = {request, body, len, body, len};
     begin_reply(request, reply);
-    end_reply(shard, handle(shard, &in, reply), reply);
+    end_reply(shard, shard_handle(shard, &in, reply), reply);
 }
 
-void shard_command(struct shard *shard, const struct wire_header *command, const uint8_t *body,
-                   size_t len, struct shard_reply *reply) {
-    CHECK_OBJ_NOTNULL(shard, SHARD_MAGIC);
+shard_handler *shard_command_handler(enum wire_kind kind) {
     static shard_handler *const handlers[] = {
         [WIRE_ADD_SLOTS - WIRE_ADD_SLOTS] = shard_add_slots,
         [WIRE_SCORE_START - WIRE_ADD_SLOTS] = shard_score_start,
@@ -316,15 +348,22 @@ void shard_command(struct shard *shard, const struct wire_header *command, const
         [WIRE_SHRINK - WIRE_ADD_SLOTS] = shard_shrink,
         [WIRE_FORGET - WIRE_ADD_SLOTS] = shard_forget,
     };
-    const struct shard_message in = {command, body, len};
+    const size_t i = (size_t)kind - WIRE_ADD_SLOTS;
+    return kind < WIRE_ADD_SLOTS || i >= ARRAY_LEN(handlers) ? NULL : handlers[i];
+}
+
+void shard_command(struct shard *shard, const struct wire_header *command, const uint8_t *body,
+                   size_t len, struct shard_reply *reply) {
+    CHECK_OBJ_NOTNULL(shard, SHARD_MAGIC);
+    const struct shard_message in = {command, body, len, body, len};
+    shard_handler *const handler = shard_command_handler(command->kind);
     begin_reply(command, reply);
-    const size_t i = (size_t)command->kind - WIRE_ADD_SLOTS;
     dimfit_err err;
-    if (command->kind < WIRE_ADD_SLOTS || i >= ARRAY_LEN(handlers) || handlers[i] == NULL)
+    if (handler == NULL)
         err = err_set(&reply->header.detail, DIMFIT_ERR_UNSUPPORTED,
                       "a shard obeys no command of kind %d", (int)command->kind);
     else
-        err = handlers[i](shard, &in, reply);
+        err = handler(shard, &in, reply);
     /* Every command tells where the search stands; so does every reply to a worker from now on. */
     shard->phase = command->phase;
     end_reply(shard, err, reply);

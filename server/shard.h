@@ -16,6 +16,13 @@
  * After a commit rows move, and a shrink goes on, in slices between messages, shard_work() by
  * shard_work(); a shrink waits while rows move. The shard's state is a function of the messages and
  * of a shrink's slices it was given, in their order; slices of moving leave no trace in it.
+ *
+ * So a log of them is the shard (server/wal.h, shard_log.c). A record is written once everything
+ * that can fail was seen to and before anything is changed: a push that the log could not take is
+ * refused with LOG, keeps its number, and nothing of it is there, while pulls go on. What may still
+ * fail, for want of memory, comes behind the record, which is then taken back. A push that was
+ * refused is recorded as that: its header with the answer. What the process decides that is not in
+ * the messages is in the records: the options that count, the keys that found no room.
  */
 #ifndef SERVER_SHARD_H
 #define SERVER_SHARD_H
@@ -42,6 +49,12 @@ struct shard_io {
     void (*evicted)(void *self, uint32_t slot, const struct expired_row *rows, size_t n);
     /* Where rows before a change are saved to (options.keep). NULL: they stay in memory. */
     const struct table_spill *spill;
+    /* Append a record to the log: once it returns DIMFIT_OK, shard_replay() will be given it, in
+     * its place, whatever becomes of the process. LOG, nothing written. NULL: there is no log. */
+    dimfit_err (*log)(void *self, const struct wire_header *header, const void *body, size_t len,
+                      struct err_detail *detail);
+    /* Take the last record back, nothing having been answered since. NULL with log. */
+    void (*unlog)(void *self);
 };
 
 struct shard_options {
@@ -83,6 +96,29 @@ bool shard_due(struct shard *shard, struct shard_reply *reply);
 bool shard_work(struct shard *shard);
 /* Whether shard_work() has anything to do. */
 bool shard_has_work(const struct shard *shard);
+
+/* ---- log (shard_log.c) ---- */
+
+/* Of a new shard, before it is given anything: the first record, which shard_replay_begin() makes
+ * it from. */
+dimfit_err shard_log_begin(struct shard *shard, struct err_detail *detail) MUST_CHECK;
+
+/* The shard that LOG_BEGIN was written of. options as of shard_new(), of the process that replays.
+ */
+dimfit_err shard_replay_begin(const struct wire_header *header, const uint8_t *body, size_t len,
+                              const struct shard_options *options, const struct shard_io *io,
+                              struct shard **out, struct err_detail *detail) MUST_CHECK;
+/* One record more, to that shard or to one restored from a snapshot that ends before it. BUSY: rows
+ * have to be moved first, by shard_work(), which in a replay does nothing else. DATA: it does not
+ * follow on what was replayed. Nothing is answered, evicted rows are told to nobody. */
+dimfit_err shard_replay(struct shard *shard, const struct wire_header *header, const uint8_t *body,
+                        size_t len, struct err_detail *detail) MUST_CHECK;
+/* The end of a replay, or of a restore: from here on the limits hold, and options that count and
+ * differ from those before are recorded. */
+dimfit_err shard_replayed(struct shard *shard, const struct shard_options *options,
+                          struct err_detail *detail) MUST_CHECK;
+/* Write the options in force down again: replay may begin behind this record. */
+dimfit_err shard_log_options(struct shard *shard, struct err_detail *detail) MUST_CHECK;
 
 uint64_t shard_epoch(const struct shard *shard);
 uint64_t shard_prepared_epoch(const struct shard *shard); /* 0: nothing prepared */

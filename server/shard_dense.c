@@ -57,9 +57,14 @@ dimfit_err shard_dense_reset(struct shard *shard, const struct shard_message *in
                        DENSE_NAME_MAX);
     dimfit_err err = check_values(r.data, r.left, name, detail);
     bool created = false;
-    if (err == DIMFIT_OK)
-        err = dense_create(shard->dense, name, in->header->tag, &optimizer, r.data,
-                           r.left / sizeof(float), &created, detail);
+    if (err == DIMFIT_OK && dense_find(shard->dense, name, in->header->tag) == NULL)
+        err = shard_log_message(shard, in, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    err = dense_create(shard->dense, name, in->header->tag, &optimizer, r.data,
+                       r.left / sizeof(float), &created, detail);
+    if (err != DIMFIT_OK && shard->logged)
+        shard_unlog(shard);
     if (err != DIMFIT_OK)
         return err;
     reply->header.mode = created;
@@ -93,6 +98,8 @@ dimfit_err shard_dense_push(struct shard *shard, const struct shard_message *in,
                       in->len);
     if (err == DIMFIT_OK)
         err = check_values(in->body, in->len, in->header->name, detail);
+    if (err == DIMFIT_OK)
+        err = shard_log_message(shard, in, detail);
     if (err != DIMFIT_OK)
         return err;
     dense_push(table, in->body);

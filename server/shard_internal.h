@@ -52,6 +52,8 @@ struct shard {
     uint64_t max_memory, row_memory;
     bool skip_new, keep;
     uint32_t score_sample;
+    bool replaying;        /* records are not written, limits on rows do not hold */
+    bool logged;           /* the request that is being handled is in the log */
     struct layout *layout; /* in force; table slots follow it */
     struct layout *before; /* before the last change, NULL: that can't be undone */
     struct table *table;
@@ -82,6 +84,8 @@ struct shard_message {
     const struct wire_header *header;
     const uint8_t *body;
     size_t len;
+    const uint8_t *sent; /* the body as it came, packed where header->plain says so */
+    size_t sent_len;
 };
 
 typedef dimfit_err shard_handler(struct shard *shard, const struct shard_message *in,
@@ -92,9 +96,24 @@ shard_handler shard_dense_reset, shard_dense_pull, shard_dense_push;
 shard_handler shard_add_slots, shard_score_start, shard_score_stop, shard_gather;
 shard_handler shard_prepare, shard_commit, shard_discard, shard_shrink, shard_forget;
 
-/* A shrink under way, and a slice of it. */
+/* Into the log, unless it comes from there. LOG with a detail. */
+dimfit_err shard_log(struct shard *shard, const struct wire_header *header, const void *body,
+                     size_t len, struct err_detail *detail) MUST_CHECK;
+dimfit_err shard_log_message(struct shard *shard, const struct shard_message *in,
+                             struct err_detail *detail) MUST_CHECK;
+/* The last record, of what then could not be done. */
+void shard_unlog(struct shard *shard);
+/* A request through its checks and its handler (shard.c). */
+dimfit_err shard_handle(struct shard *shard, const struct shard_message *in,
+                        struct shard_reply *reply) MUST_CHECK;
+/* NULL: there is none. */
+shard_handler *shard_command_handler(enum wire_kind kind);
+
+/* A shrink under way, and a slice of it; one that can't be recorded is not made. */
 bool shard_shrinks(const struct shard *shard);
 void shard_work_shrink(struct shard *shard);
+dimfit_err shard_replay_slice(struct shard *shard, const struct wire_header *header,
+                              struct err_detail *detail) MUST_CHECK;
 
 /* Slices of a gather, what begins it anew (another layout, more to sum up), and its answers, one by
  * one: the reply's request, body and detail, and its status. */

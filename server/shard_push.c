@@ -164,10 +164,50 @@ static dimfit_err leave_out(struct shard *shard, uint64_t step) {
     return score_leave_out(shard->score, step);
 }
 
-/* Everything but the push's form that can fail. */
-static dimfit_err prepare(struct shard *shard, const struct wire_header *header, bool train,
+static void put_counts(struct buf *out, const uint8_t *counts, uint32_t n) {
+    if (counts != NULL)
+        buf_put(out, counts, n * sizeof(uint32_t));
+}
+
+/* The push as it is applied, without the keys that found no room: a replay has room for all. */
+static dimfit_err log_shortened(struct shard *shard, const struct shard_message *in,
+                                uint64_t skipped, struct err_detail *detail) {
+    const struct section_list *const sections = &shard->sections;
+    struct wire_header header = *in->header;
+    header.plain = 0;
+    header.tag = skipped;
+    struct buf body;
+    buf_init(&body);
+    uint8_t *const head = buf_extend(&body, SECTION_HEAD + sections->n * SECTION_ENTRY);
+    if (head != NULL)
+        section_put_head(head, sections->items, sections->n, load_u32(in->body + 4));
+    for (size_t i = 0; i < sections->n; i++)
+        buf_put(&body, sections->items[i].keys, sections->items[i].rows * sizeof(uint64_t));
+    for (size_t i = 0; i < sections->n; i++) {
+        const struct section *const s = &sections->items[i];
+        buf_put(&body, s->grads, (size_t)s->rows * s->width * sizeof(float));
+    }
+    for (size_t i = 0; i < sections->n; i++)
+        put_counts(&body, sections->items[i].lookups, sections->items[i].rows);
+    for (size_t i = 0; i < sections->n; i++)
+        put_counts(&body, sections->items[i].clicks, sections->items[i].rows);
+    for (size_t i = 0; i < sections->n; i++) {
+        const struct section *const s = &sections->items[i];
+        if (s->curvature != NULL)
+            buf_put(&body, s->curvature, section_triangle(s->width) * sizeof(double));
+    }
+    const dimfit_err err = body.failed ? err_set(detail, DIMFIT_ERR_NOMEM, "no memory for a record")
+                                       : shard_log(shard, &header, body.data, body.len, detail);
+    buf_fini(&body);
+    return err;
+}
+
+/* Everything but the push's form that can fail, and between the record and what it says only the
+ * want of memory for scores. */
+static dimfit_err prepare(struct shard *shard, const struct shard_message *in, bool train,
                           bool score, struct table_slot **slots, struct room *room,
                           struct score_step **step, struct err_detail *detail) {
+    const struct wire_header *const header = in->header;
     dimfit_err err = shard_resolve(shard, true, slots, detail);
     if (err == DIMFIT_OK)
         err = check_counts(shard, header, detail);
@@ -177,6 +217,9 @@ static dimfit_err prepare(struct shard *shard, const struct wire_header *header,
         err = check_curvature(&shard->sections, detail);
     if (err == DIMFIT_OK && train)
         err = reserve_rows(shard, slots, room, detail);
+    if (err == DIMFIT_OK)
+        err = room->skipped > 0 ? log_shortened(shard, in, room->skipped, detail)
+                                : shard_log_message(shard, in, detail);
     if (err != DIMFIT_OK || !score)
         return err;
     err = open_scores(shard, header, step, detail);
@@ -237,13 +280,13 @@ dimfit_err shard_push(struct shard *shard, const struct shard_message *in,
 
     struct score_step *step = NULL;
     struct room room = {.len = in->len};
-    err = prepare(shard, header, train, score, slots, &room, &step, detail);
+    err = prepare(shard, in, train, score, slots, &room, &step, detail);
     if (err != DIMFIT_OK)
         goto done;
     apply(shard, header, train, slots, step);
     shard->counters.push_requests++;
     shard->counters.keys_pushed += sections->rows - room.skipped;
-    shard->counters.keys_skipped += room.skipped;
+    shard->counters.keys_skipped += shard->replaying ? header->tag : room.skipped;
 
 done:
     free(room.copies);

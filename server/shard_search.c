@@ -2,26 +2,32 @@
 
 #include <stdlib.h>
 
+/* Whether a slot is new; EXISTS when it is there as something else. */
+static dimfit_err check_slot(const struct shard *shard, const struct layout_slot *slot,
+                             bool *is_new, struct err_detail *detail) {
+    const struct layout_slot *const there = layout_find(shard->layout, slot->id);
+    *is_new |= there == NULL;
+    if (there == NULL || (there->dim == slot->dim && there->optimizer.kind == slot->optimizer.kind))
+        return DIMFIT_OK;
+    return err_set(detail, DIMFIT_ERR_EXISTS, "slot %u has rows of dim %u %s here, not dim %u %s",
+                   slot->id, there->dim, optimizer_name(there->optimizer.kind), slot->dim,
+                   optimizer_name(slot->optimizer.kind));
+}
+
 /* New slots join the layout in force; a repeated command finds them there and is done. */
 static dimfit_err add_slot(struct shard *shard, const struct layout_slot *slot,
                            struct err_detail *detail) {
-    const struct layout_slot *const there = layout_find(shard->layout, slot->id);
-    if (there != NULL && there->dim == slot->dim && there->optimizer.kind == slot->optimizer.kind)
+    if (layout_find(shard->layout, slot->id) != NULL)
         return DIMFIT_OK;
-    if (there != NULL)
-        return err_set(detail, DIMFIT_ERR_EXISTS,
-                       "slot %u has rows of dim %u %s here, not dim %u %s", slot->id, there->dim,
-                       optimizer_name(there->optimizer.kind), slot->dim,
-                       optimizer_name(slot->optimizer.kind));
-    dimfit_err err = table_add_slot(shard->table, slot);
-    if (err == DIMFIT_OK || err == DIMFIT_ERR_EXISTS)
-        err = layout_add_slot(shard->layout, slot, detail);
-    return err;
+    const dimfit_err err = table_add_slot(shard->table, slot);
+    return err == DIMFIT_OK || err == DIMFIT_ERR_EXISTS
+               ? layout_add_slot(shard->layout, slot, detail)
+               : err_set(detail, err, "no memory for slot %u", slot->id);
 }
 
-dimfit_err shard_add_slots(struct shard *shard, const struct shard_message *in,
-                           struct shard_reply *reply) {
-    struct err_detail *const detail = &reply->header.detail;
+/* Every slot of the command, in order: looked at, or added. */
+static dimfit_err each_slot(struct shard *shard, const struct shard_message *in, bool add,
+                            bool *is_new, struct err_detail *detail) {
     struct reader r = reader_of(in->body, in->len);
     const uint32_t n = reader_u32(&r);
     for (uint32_t i = 0; i < n; i++) {
@@ -29,7 +35,7 @@ dimfit_err shard_add_slots(struct shard *shard, const struct shard_message *in,
         dimfit_err err = layout_slot_decode(&r, &slot, detail);
         if (err != DIMFIT_OK)
             return err;
-        err = add_slot(shard, &slot, detail);
+        err = add ? add_slot(shard, &slot, detail) : check_slot(shard, &slot, is_new, detail);
         layout_slot_fini(&slot);
         if (err != DIMFIT_OK)
             return err;
@@ -39,10 +45,25 @@ dimfit_err shard_add_slots(struct shard *shard, const struct shard_message *in,
                : err_set(detail, DIMFIT_ERR_PROTOCOL, "bytes left over after the slots");
 }
 
+/* What finds no memory behind the record is added by the command's repeat: the record stays. */
+dimfit_err shard_add_slots(struct shard *shard, const struct shard_message *in,
+                           struct shard_reply *reply) {
+    struct err_detail *const detail = &reply->header.detail;
+    bool is_new = false;
+    dimfit_err err = each_slot(shard, in, false, &is_new, detail);
+    if (err != DIMFIT_OK || !is_new)
+        return err;
+    err = shard_log_message(shard, in, detail);
+    return err == DIMFIT_OK ? each_slot(shard, in, true, &is_new, detail) : err;
+}
+
 dimfit_err shard_score_start(struct shard *shard, const struct shard_message *in,
                              struct shard_reply *reply) {
     const uint32_t mode = in->header->mode;
     const bool curvature = (mode & SCORE_WANT_CURVATURE) != 0;
+    const dimfit_err err = shard_log_message(shard, in, &reply->header.detail);
+    if (err != DIMFIT_OK)
+        return err;
     score_restart(shard->score,
                   ((mode & SCORE_WANT_MOMENTS) != 0 ? SCORE_KEEP_MOMENTS : 0u) |
                       (curvature ? SCORE_KEEP_CURVATURE : 0u),
@@ -65,6 +86,9 @@ static void end_scoring(struct shard *shard) {
 
 dimfit_err shard_score_stop(struct shard *shard, const struct shard_message *in,
                             struct shard_reply *reply) {
+    const dimfit_err err = shard_log_message(shard, in, &reply->header.detail);
+    if (err != DIMFIT_OK)
+        return err;
     score_stop(shard->score);
     end_scoring(shard);
     return DIMFIT_OK;
@@ -78,7 +102,7 @@ static void forget_prepared(struct shard *shard) {
 
 static dimfit_err check_memory(struct shard *shard, const struct change *change,
                                struct err_detail *detail) {
-    if (shard->max_memory == 0 || shard->io.process == NULL)
+    if (shard->max_memory == 0 || shard->io.process == NULL || shard->replaying)
         return DIMFIT_OK;
     struct process_figures process;
     shard->io.process(shard->io.self, &process);
@@ -136,6 +160,8 @@ dimfit_err shard_prepare(struct shard *shard, const struct shard_message *in,
         err = table_change_check(shard->table, change, layout, detail);
     if (err == DIMFIT_OK)
         err = check_memory(shard, change, detail);
+    if (err == DIMFIT_OK)
+        err = shard_log_message(shard, in, detail);
     if (err != DIMFIT_OK) {
         change_destroy(&change);
         layout_destroy(&layout);
@@ -171,10 +197,14 @@ dimfit_err shard_commit(struct shard *shard, const struct shard_message *in,
     if (shard->prepared_epoch != epoch)
         return err_set(detail, DIMFIT_ERR_STATE, "epoch %llu was never prepared here",
                        (unsigned long long)epoch);
-    const dimfit_err err = table_change(shard->table, shard->prepared_change,
-                                        shard->prepared_layout, detail);
+    dimfit_err err = shard_log_message(shard, in, detail);
     if (err != DIMFIT_OK)
         return err;
+    err = table_change(shard->table, shard->prepared_change, shard->prepared_layout, detail);
+    if (err != DIMFIT_OK) {
+        shard_unlog(shard);
+        return err;
+    }
     take_layout(shard, shard->prepared_change);
     forget_prepared(shard);
     dense_drop_old(shard->dense, epoch);
@@ -185,6 +215,9 @@ dimfit_err shard_commit(struct shard *shard, const struct shard_message *in,
 
 dimfit_err shard_discard(struct shard *shard, const struct shard_message *in,
                          struct shard_reply *reply) {
+    const dimfit_err err = shard_log_message(shard, in, &reply->header.detail);
+    if (err != DIMFIT_OK)
+        return err;
     /* Another epoch's may be committed already. */
     if (shard->prepared_epoch == in->header->tag)
         forget_prepared(shard);
@@ -199,7 +232,12 @@ dimfit_err shard_forget(struct shard *shard, const struct shard_message *in,
     const uint64_t epoch = in->header->tag;
     if (shard->before == NULL || shard->layout->epoch != epoch)
         return DIMFIT_OK; /* nothing of it is there */
-    const dimfit_err err = table_forget(shard->table, epoch);
+    dimfit_err err = shard_log_message(shard, in, &reply->header.detail);
+    if (err != DIMFIT_OK)
+        return err;
+    err = table_forget(shard->table, epoch);
+    if (err != DIMFIT_OK)
+        shard_unlog(shard);
     if (err != DIMFIT_OK)
         return err_set(&reply->header.detail, err,
                        "rows of the change to epoch %llu are still being moved; try again",

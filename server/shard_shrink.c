@@ -40,6 +40,8 @@ dimfit_err shard_shrink(struct shard *shard, const struct shard_message *in,
     if (err != DIMFIT_OK)
         return err;
     err = check_shrink(shard, header, rules, n, &keys, detail);
+    if (err == DIMFIT_OK)
+        err = shard_log_message(shard, in, detail);
     if (err != DIMFIT_OK) {
         free(rules);
         return err;
@@ -74,11 +76,11 @@ static void note_slice(struct shard *shard, uint32_t slot, const struct expiry_s
         return;
     shard->counters.rows_evicted += slice->n_rows;
     shard->counters.pending_evicted += slice->pending;
-    if (slice->n_rows > 0 && shard->io.evicted != NULL)
+    if (slice->n_rows > 0 && shard->io.evicted != NULL && !shard->replaying)
         shard->io.evicted(shard->io.self, slot, slice->rows, slice->n_rows);
 }
 
-void shard_work_shrink(struct shard *shard) {
+static void make_slice(struct shard *shard) {
     struct shrink *const shrink = &shard->shrink;
     const struct shrink_rule *const rule = &shrink->rules[shrink->figures.slots_done];
     struct table_slot *const slot = table_find(shard->table, rule->slot);
@@ -97,4 +99,19 @@ void shard_work_shrink(struct shard *shard) {
         if (++shrink->figures.slots_done == shrink->figures.slots)
             finish(shard);
     }
+}
+
+void shard_work_shrink(struct shard *shard) {
+    const struct wire_header record = {.kind = WIRE_LOG_SLICE, .tag = shard->shrink.figures.number};
+    if (shard_log(shard, &record, NULL, 0, NULL) == DIMFIT_OK)
+        make_slice(shard);
+}
+
+dimfit_err shard_replay_slice(struct shard *shard, const struct wire_header *header,
+                              struct err_detail *detail) {
+    if (!shard_shrinks(shard) || shard->shrink.figures.number != header->tag)
+        return err_set(detail, DIMFIT_ERR_DATA, "shrink %llu does not go on here",
+                       (unsigned long long)header->tag);
+    make_slice(shard);
+    return DIMFIT_OK;
 }

@@ -8,6 +8,8 @@ static void work_moving(struct shard *shard) {
 }
 
 bool shard_has_work(const struct shard *shard) {
+    if (shard->replaying)
+        return table_in_motion(shard->table);
     return table_in_motion(shard->table) || shard_gathers(shard) || shard_shrinks(shard);
 }
 
@@ -16,6 +18,8 @@ bool shard_work(struct shard *shard) {
     CHECK_OBJ_NOTNULL(shard, SHARD_MAGIC);
     if (table_in_motion(shard->table))
         work_moving(shard);
+    else if (shard->replaying)
+        return false; /* slices are in the log */
     else if (shard_gathers(shard))
         shard_work_gather(shard);
     else if (shard_shrinks(shard))

@@ -29,7 +29,7 @@ static int drop(void **state) {
 static void the_next_number_is_applied_and_its_repeat_answered(void **state) {
     struct session_answer answer;
     assert_int_equal(check(*state, 1, 1, 1, &answer), SESSION_NEXT);
-    session_record(*state, 1, 1, DIMFIT_OK, NULL);
+    session_record(*state, 1, 1, 1, DIMFIT_OK, NULL);
     assert_int_equal(check(*state, 1, 1, 1, &answer), SESSION_REPEAT);
     assert_int_equal(answer.status, DIMFIT_OK);
     assert_int_equal(check(*state, 1, 1, 2, &answer), SESSION_NEXT);
@@ -52,7 +52,7 @@ static void a_refusal_is_repeated_with_its_reason(void **state) {
     struct session_answer answer;
     const struct err_detail why = {"slot 3, feasign 4"};
     assert_int_equal(check(*state, 1, 1, 1, &answer), SESSION_NEXT);
-    session_record(*state, 1, 1, DIMFIT_ERR_NOT_FINITE, &why);
+    session_record(*state, 1, 1, 1, DIMFIT_ERR_NOT_FINITE, &why);
     assert_int_equal(check(*state, 1, 1, 1, &answer), SESSION_REPEAT);
     assert_int_equal(answer.status, DIMFIT_ERR_NOT_FINITE);
     assert_string_equal(answer.detail.text, "slot 3, feasign 4");
@@ -61,9 +61,12 @@ static void a_refusal_is_repeated_with_its_reason(void **state) {
 static void a_later_incarnation_starts_anew_and_fences_the_earlier(void **state) {
     struct session_answer answer;
     assert_int_equal(check(*state, 1, 1, 1, &answer), SESSION_NEXT);
-    session_record(*state, 1, 1, DIMFIT_OK, NULL);
+    session_record(*state, 1, 1, 1, DIMFIT_OK, NULL);
     assert_int_equal(check(*state, 1, 2, 1, &answer), SESSION_NEXT);
+    assert_int_equal(check(*state, 1, 1, 2, &answer), SESSION_NEXT); /* nothing came of it yet */
+    session_record(*state, 1, 2, 1, DIMFIT_OK, NULL);
     assert_int_equal(check(*state, 1, 1, 2, &answer), SESSION_FENCED);
+    assert_int_equal(check(*state, 1, 2, 1, &answer), SESSION_REPEAT);
 }
 
 static void results_older_than_the_window_count_as_done(void **state) {
@@ -71,7 +74,7 @@ static void results_older_than_the_window_count_as_done(void **state) {
     const struct err_detail why = {"x"};
     for (uint64_t seq = 1; seq <= SESSION_WINDOW + 1; seq++) {
         assert_int_equal(check(*state, 1, 1, seq, &answer), SESSION_NEXT);
-        session_record(*state, 1, seq, seq == 1 ? DIMFIT_ERR_NOMEM : DIMFIT_OK, &why);
+        session_record(*state, 1, 1, seq, seq == 1 ? DIMFIT_ERR_NOMEM : DIMFIT_OK, &why);
     }
     assert_int_equal(check(*state, 1, 1, 1, &answer), SESSION_REPEAT);
     assert_int_equal(answer.status, DIMFIT_OK);
@@ -83,13 +86,16 @@ static void the_least_recently_used_client_makes_room(void **state) {
     struct session_answer answer;
     for (uint64_t client = 1; client <= SESSION_CLIENTS_MAX; client++) {
         assert_int_equal(check(*state, client, 1, 1, &answer), SESSION_NEXT);
-        session_record(*state, client, 1, DIMFIT_OK, NULL);
+        session_record(*state, client, 1, 1, DIMFIT_OK, NULL);
     }
-    assert_int_equal(check(*state, 1, 1, 1, &answer), SESSION_REPEAT); /* used again */
+    assert_int_equal(check(*state, 1, 1, 2, &answer), SESSION_NEXT);
+    session_record(*state, 1, 1, 2, DIMFIT_OK, NULL); /* used again */
     assert_int_equal(check(*state, SESSION_CLIENTS_MAX + 1, 1, 1, &answer), SESSION_NEXT);
+    session_record(*state, SESSION_CLIENTS_MAX + 1, 1, 1, DIMFIT_OK, NULL);
     assert_int_equal(sessions_count(*state), SESSION_CLIENTS_MAX);
-    assert_int_equal(check(*state, 1, 1, 1, &answer), SESSION_REPEAT);
-    assert_int_equal(check(*state, 3, 1, 1, &answer), SESSION_REPEAT);
+    assert_int_equal(check(*state, 1, 1, 2, &answer), SESSION_REPEAT);
+    for (uint64_t client = 3; client <= SESSION_CLIENTS_MAX + 1; client++)
+        assert_int_equal(check(*state, client, 1, 1, &answer), SESSION_REPEAT);
     assert_int_equal(check(*state, 2, 1, 1, &answer), SESSION_NEXT); /* the oldest was forgotten */
 }
 
