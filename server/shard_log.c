@@ -141,7 +141,8 @@ static dimfit_err replay_command(struct shard *shard, const struct shard_message
 }
 
 static bool is_request(enum wire_kind kind) {
-    return kind == WIRE_PUSH || kind == WIRE_DENSE_PUSH || kind == WIRE_DENSE_RESET;
+    return kind == WIRE_PUSH || kind == WIRE_DENSE_PUSH || kind == WIRE_DENSE_RESET ||
+           kind == WIRE_SCORE_SUMS;
 }
 
 dimfit_err shard_replay(struct shard *shard, const struct wire_header *header, const uint8_t *body,

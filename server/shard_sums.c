@@ -93,6 +93,8 @@ dimfit_err shard_sums(struct shard *shard, const struct shard_message *in,
     if (err == DIMFIT_OK)
         err = check(shard, sums, n, detail);
     if (err == DIMFIT_OK)
+        err = shard_log_message(shard, in, detail);
+    if (err == DIMFIT_OK)
         err = open_step(shard, header, sums, n, &step, detail);
     for (size_t i = 0; i < n && err == DIMFIT_OK; i++) {
         double *const g = score_sums_of(shard->score, step, sums[i].slot, 0).g;
