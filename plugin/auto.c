@@ -7,8 +7,12 @@
  * The least loss wins, by however little: what there is to win is mostly less than the noise of one
  * trial, and of equals the first, which is the simplest, is as good. It says something only where
  * the samples of the trials are not those that were scored (docs/method.md).
+ *
+ * Where the search names a basis, the candidates are the same ways of choosing, all in that one.
  */
 #include "plugin/dimfit_strategy.h"
+
+#include <string.h>
 
 static const struct dimfit_candidate candidates[] = {
 #define CANDIDATE(...)                                                                             \
@@ -29,25 +33,54 @@ static const struct dimfit_candidate candidates[] = {
 
 enum { CANDIDATES = sizeof candidates / sizeof *candidates };
 
+static int same_text(const char *a, const char *b) {
+    return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+/* But for the basis. */
+static int same_way(const struct dimfit_candidate *a, const struct dimfit_candidate *b) {
+    return same_text(a->strategy, b->strategy) && same_text(a->estimator, b->estimator) &&
+           same_text(a->rank, b->rank) && same_text(a->options, b->options);
+}
+
+/* All candidates, or each way of choosing once, in the basis that the search names. */
+static size_t list(const char *basis, struct dimfit_candidate *out) {
+    size_t n = 0;
+    for (size_t i = 0; i < CANDIDATES; i++) {
+        size_t twin = basis != NULL ? 0 : n;
+        while (twin < n && !same_way(&out[twin], &candidates[i]))
+            twin++;
+        if (twin < n)
+            continue;
+        out[n] = candidates[i];
+        if (basis != NULL)
+            out[n].basis = basis;
+        n++;
+    }
+    return n;
+}
+
 static int plan(const struct dimfit_strategy_host *host, const struct dimfit_strategy_input *input,
                 uint8_t *const *keep) {
+    struct dimfit_candidate tried[CANDIDATES];
     struct dimfit_trial_result results[CANDIDATES];
+    const size_t n = list(input->basis, tried);
     int waits = 0;
-    size_t best = CANDIDATES;
-    for (size_t i = 0; i < CANDIDATES; i++) {
-        const int answer = host->candidate(host->self, &candidates[i], &results[i]);
+    size_t best = n;
+    for (size_t i = 0; i < n; i++) {
+        const int answer = host->candidate(host->self, &tried[i], &results[i]);
         if (answer == DIMFIT_TRIAL_FAILED)
             return DIMFIT_PLAN_FAILED;
         waits |= answer == DIMFIT_TRIAL_ASKED;
         if (answer != DIMFIT_TRIAL_KNOWN)
             continue;
         const double added = results[i].loss - results[i].whole_loss;
-        if (best == CANDIDATES || added < results[best].loss - results[best].whole_loss)
+        if (best == n || added < results[best].loss - results[best].whole_loss)
             best = i;
     }
     if (waits)
         return DIMFIT_PLAN_WAITS;
-    if (best == CANDIDATES)
+    if (best == n)
         return host->fail(host->self, "none of its candidates can be planned; start a search by "
                                       "the strategy `uniform` to see why");
     return host->choose(host->self, best);
@@ -59,7 +92,7 @@ static const struct dimfit_strategy strategy = {
     .abi_minor = DIMFIT_STRATEGY_ABI_MINOR,
     .size = sizeof strategy,
     .name = "auto",
-    .version = "1.0",
+    .version = "1.1",
     .summary = "tries the plans of several strategies and bases and takes the one of least loss",
     .needs = DIMFIT_NEEDS_SCORES | DIMFIT_NEEDS_NORMS | DIMFIT_NEEDS_TRIALS | DIMFIT_NEEDS_BASES,
     .plan = plan,

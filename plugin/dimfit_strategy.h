@@ -32,7 +32,8 @@
  * History: 1.0 first version. 2.0 a slot's units may include some that it does not have yet
  * (`room`). A strategy may try what it decides: DIMFIT_NEEDS_TRIALS, DIMFIT_PLAN_WAITS, the host's
  * trial(), candidate() and choose(), the input's `trial_samples` and `ordered`. A strategy says
- * that it reads `lookups`, and may read `eigen`. 2.1 tiers: the input's `tiers`.
+ * that it reads `lookups`, and may read `eigen`. 2.1 tiers: the input's `tiers`. The input says
+ * which basis was asked for; candidates in another one are impossible then.
  */
 #ifndef DIMFIT_STRATEGY_H
 #define DIMFIT_STRATEGY_H
@@ -98,6 +99,7 @@ struct dimfit_strategy_input {
     uint64_t trial_samples; /* that a trial is to be evaluated on, unless it says otherwise */
     /* 2.1 */
     const struct dimfit_strategy_tier *tiers; /* [n_slots] */
+    const char *basis;      /* that the search is to be in; NULL: whichever is best */
 };
 
 /* What a worker measured of the model under a trial, and of the model as it is on the same samples
@@ -147,7 +149,8 @@ struct dimfit_strategy_host {
      * trial_samples. Returns a dimfit_trial_answer. */
     int (*trial)(void *self, uint8_t *const *keep, uint64_t samples,
                  struct dimfit_trial_result *out);
-    /* The same of the plan that a candidate would make of the search. */
+    /* The same of the plan that a candidate would make of the search, in its basis if it names one.
+     */
     int (*candidate)(void *self, const struct dimfit_candidate *candidate,
                      struct dimfit_trial_result *out);
     /* Decide for the plan of the i-th candidate() of this call, in place of keep[]. 0, or -1 with

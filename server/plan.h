@@ -56,6 +56,7 @@ struct plan_request {
     double kappa; /* after / before, > 0; above 1 is of use with `grow` only */
     enum estimator estimator;
     enum basis basis;
+    bool basis_named; /* by who asked: a strategy that tries several keeps to it */
     enum count count;
     enum rank rank;
     uint32_t min_dim;

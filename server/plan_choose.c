@@ -166,6 +166,7 @@ static dimfit_err ask(struct turn *turn, const struct dimfit_strategy_slot *slot
         .trial_samples = request->trial_samples,
         .ordered = request->basis != BASIS_AXIS,
         .tiers = tiers,
+        .basis = request->basis_named ? basis_name(request->basis) : NULL,
     };
     const int answer = turn->work->strategy->plan(&host, &input, keep);
     if (answer != DIMFIT_PLAN_DONE && answer != DIMFIT_PLAN_WAITS)

@@ -156,6 +156,9 @@ static dimfit_err candidate_request(const struct plan_work *work,
         return err_set(detail, DIMFIT_ERR_INVALID, "its strategy's name or options are too long");
     if (candidate->basis != NULL && !basis_parse(candidate->basis, &out->basis))
         return err_set(detail, DIMFIT_ERR_INVALID, "there is no basis '%s'", candidate->basis);
+    if (out->basis_named && out->basis != work->plan->request.basis)
+        return err_set(detail, DIMFIT_ERR_INVALID, "the search is in the %s basis",
+                       basis_name(work->plan->request.basis));
     if (candidate->rank != NULL && !rank_parse(candidate->rank, &out->rank))
         return err_set(detail, DIMFIT_ERR_INVALID, "there is no rank '%s'", candidate->rank);
     if (candidate->estimator != NULL && !estimator_parse(candidate->estimator, &out->estimator))

@@ -143,14 +143,18 @@ static uint32_t needs_of(const struct coordinator *c) {
     return strategy != NULL ? strategy->needs : 0;
 }
 
+static bool tries_bases(const struct plan_request *request, uint32_t needs) {
+    return (needs & DIMFIT_NEEDS_BASES) != 0 && !request->basis_named;
+}
+
 /* What basis, strategy and new directions are made of, and no more. */
 static uint32_t gather_mode(const struct coordinator *c) {
     const struct plan_request *const request = &c->search.request;
     const uint32_t needs = needs_of(c);
     uint32_t mode = GATHER_SCORES;
     const bool mixes = request->grow && request->grow_init == GROW_INIT_LINEAR;
-    if (request->basis != BASIS_AXIS || mixes ||
-        (needs & (DIMFIT_NEEDS_NORMS | DIMFIT_NEEDS_BASES)) != 0)
+    if (request->basis != BASIS_AXIS || mixes || tries_bases(request, needs) ||
+        (needs & DIMFIT_NEEDS_NORMS) != 0)
         mode |= GATHER_MOMENTS;
     if ((needs & DIMFIT_NEEDS_LOOKUPS) != 0)
         mode |= GATHER_LOOKUPS;
@@ -303,7 +307,7 @@ dimfit_err search_start(struct coordinator *c, const struct asker *asker, const 
         return err;
 
     const enum wire_phase phase = s->phase;
-    const bool bases = (strategy->needs & DIMFIT_NEEDS_BASES) != 0;
+    const bool bases = tries_bases(&request.plan, strategy->needs);
     search_fini(c);
     *s = (struct search){
         .id = c->next_search,

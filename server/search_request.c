@@ -114,6 +114,7 @@ dimfit_err search_request_parse(const json_t *args, int64_t timeout_ms, struct s
         return err;
     r->kappa = a.kappa;
     r->min_dim = (uint32_t)a.min_dim;
+    r->basis_named = a.basis != NULL;
     r->grow = a.grow != 0;
     /* Where no unit is at its end, its share of the gradient is mostly noise: what counts is what
      * its loss would be. */

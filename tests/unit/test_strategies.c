@@ -189,6 +189,37 @@ static void spectrum_keeps_the_largest_eigenvalues(void **state) {
     scene_refuses(s, DIMFIT_ERR_INVALID, "eigenvalues of a fitted basis");
 }
 
+static bool same_way(const struct plan_request *a, const struct plan_request *b) {
+    return strcmp(a->strategy, b->strategy) == 0 && strcmp(a->options, b->options) == 0 &&
+           a->estimator == b->estimator && a->rank == b->rank;
+}
+
+static void auto_keeps_to_the_basis_that_was_asked_for(void **state) {
+    struct scene *const s = *state;
+    scene_use(s, "auto");
+    struct plan *open = scene_plan(s);
+    size_t in[BASIS_KFAC + 1] = {0};
+    for (size_t i = 0; i < open->n_candidates; i++)
+        in[open->candidates[i].request.basis]++;
+    assert_true(in[BASIS_AXIS] > 0 && in[BASIS_ROTATED] > in[BASIS_AXIS] && in[BASIS_KFAC] > 0);
+    s->request.basis_named = true;
+    for (int basis = BASIS_AXIS; basis <= BASIS_KFAC; basis++) {
+        s->request.basis = (enum basis)basis;
+        struct plan *plan = scene_plan(s);
+        assert_int_equal(plan->request.basis, basis);
+        assert_true(plan->n_candidates >= in[BASIS_ROTATED]);
+        for (size_t i = 0; i < plan->n_candidates; i++) {
+            const struct plan_candidate *const c = &plan->candidates[i];
+            assert_int_equal(c->request.basis, basis);
+            assert_true(c->known);
+            for (size_t j = 0; j < i; j++)
+                assert_false(same_way(&plan->candidates[j].request, &c->request));
+        }
+        plan_destroy(&plan);
+    }
+    plan_destroy(&open);
+}
+
 static void options_are_checked_by_name(void **state) {
     struct scene *const s = *state;
     scene_use(s, "frequency");
@@ -250,11 +281,23 @@ static int plan_nan(const struct dimfit_strategy_host *host,
     return host->select(host->self, priority, keep);
 }
 
+static int plan_elsewhere(const struct dimfit_strategy_host *host,
+                          const struct dimfit_strategy_input *input, uint8_t *const *keep) {
+    const struct dimfit_candidate candidate = {
+        .size = sizeof candidate, .strategy = "uniform", .basis = "axis"};
+    struct dimfit_trial_result result;
+    assert_string_equal(input->basis, "rotated");
+    assert_int_equal(host->candidate(host->self, &candidate, &result), DIMFIT_TRIAL_IMPOSSIBLE);
+    return (host->fail)(host->self, "elsewhere");
+}
+
 static void answers(const struct scene *s,
                     int (*plan)(const struct dimfit_strategy_host *,
                                 const struct dimfit_strategy_input *, uint8_t *const *),
                     const char *why) {
-    const struct dimfit_strategy strategy = {.name = "bad", .plan = plan};
+    const struct dimfit_strategy strategy = {
+        .name = "bad", .needs = DIMFIT_NEEDS_TRIALS, .plan = plan};
+    struct trials trials = {0};
     struct err_detail detail = {""};
     struct plan_slot slots[SLOTS];
     struct plan_fitted fitted[SLOTS] = {{0}};
@@ -272,10 +315,13 @@ static void answers(const struct scene *s,
         .fitted = fitted,
         .layout = s->layout,
         .strategy = &strategy,
+        .trials = &trials,
         .detail = &detail,
     };
     assert_int_equal(plan_choose(&work), DIMFIT_ERR_PLUGIN);
     assert_string_equal(detail.text, why);
+    trials_fini(&trials);
+    free(made.candidates);
 }
 
 static void an_answer_that_breaks_the_rules_is_refused(void **state) {
@@ -289,6 +335,12 @@ static void an_answer_that_breaks_the_rules_is_refused(void **state) {
     answers(s, plan_nan, "strategy 'bad': a priority is not a number");
 }
 
+static void a_candidate_outside_the_basis_that_was_asked_for_is_impossible(void **state) {
+    struct scene *const s = *state;
+    s->request.basis_named = true;
+    answers(s, plan_elsewhere, "strategy 'bad': elsewhere");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         PLAN_TEST(every_strategy_stays_within_budget_and_floors),
@@ -298,8 +350,10 @@ int main(void) {
         PLAN_TEST(frequency_spreads_the_ladder_over_the_ranking),
         PLAN_TEST(frequency_by_power_follows_the_rows),
         PLAN_TEST(spectrum_keeps_the_largest_eigenvalues),
+        PLAN_TEST(auto_keeps_to_the_basis_that_was_asked_for),
         PLAN_TEST(options_are_checked_by_name),
         PLAN_TEST(an_answer_that_breaks_the_rules_is_refused),
+        PLAN_TEST(a_candidate_outside_the_basis_that_was_asked_for_is_impossible),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

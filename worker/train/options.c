@@ -124,8 +124,7 @@ static const struct argp_option table[] = {
     {"grow", KEY_GROW, NULL, 0, "Slots may get new units where those they have earn enough", 4},
     {"grow-init", KEY_GROW_INIT, "I", 0, "What rows have in new units: drawn, zero or linear", 4},
     {"strategy", KEY_STRATEGY, "S", 0,
-     "Strategy plugin (auto; sseds where estimator, basis or rank is chosen, or slots may grow)",
-     4},
+     "Strategy plugin (auto; sseds where estimator or rank is chosen, or slots may grow)", 4},
     {"estimator", KEY_ESTIMATOR, "E", 0, "single, step, fisher, row, curvature, taylor or guarded",
      4},
     {"basis", KEY_BASIS, "B", 0, "axis, rotated or kfac", 4},
@@ -421,7 +420,7 @@ static error_t parse_one(int key, char *arg, struct argp_state *state) {
     struct train_options *const o = state->input;
     if (key == ARGP_KEY_END) {
         struct search_options *const s = &o->search;
-        const bool chosen = s->estimator != NULL || s->basis != NULL || s->rank != NULL || s->grow;
+        const bool chosen = s->estimator != NULL || s->rank != NULL || s->grow;
         if (s->strategy == NULL)
             s->strategy = chosen ? "sseds" : "auto";
         check(state, o);
