@@ -99,7 +99,7 @@ struct dimfit_strategy_input {
     uint64_t trial_samples; /* that a trial is to be evaluated on, unless it says otherwise */
     /* 2.1 */
     const struct dimfit_strategy_tier *tiers; /* [n_slots] */
-    const char *basis;      /* that the search is to be in; NULL: whichever is best */
+    const char *basis; /* that the search is to be in; NULL: whichever is best */
 };
 
 /* What a worker measured of the model under a trial, and of the model as it is on the same samples

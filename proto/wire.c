@@ -103,7 +103,7 @@ dimfit_err wire_decode(const void *bytes, size_t len, struct wire_header *out,
     if (m->version != WIRE_VERSION)
         return err_set(detail, DIMFIT_ERR_VERSION, "the peer speaks wire version %u, we speak %d",
                        m->version, WIRE_VERSION);
-    if (m->phase > PHASE_ROLLED_BACK)
+    if (m->phase > PHASE_COMPARED)
         return err_set(detail, DIMFIT_ERR_PROTOCOL, "phase %u is out of range", m->phase);
 
     struct wire_header h = {

@@ -80,7 +80,8 @@ enum wire_kind {
     X(4, PREPARING, "preparing")                                                                   \
     X(5, COMMITTED, "committed")                                                                   \
     X(6, ABORTED, "aborted")                                                                       \
-    X(7, ROLLED_BACK, "rolled back")
+    X(7, ROLLED_BACK, "rolled back")                                                               \
+    X(8, COMPARED, "compared")
 
 enum wire_phase {
 #define WIRE_PHASE_ENUM(num, name, text) PHASE_##name = (num),

@@ -293,6 +293,8 @@ void search_broadcast(struct coordinator *c, enum wire_kind kind, uint64_t tag);
 bool search_wants_curvature(const struct search *s);
 /* End the search where it stands: nothing has changed, whoever waits is told why. */
 void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail);
+/* Its plan was made to be compared with another, and was. */
+void search_compared(struct coordinator *c);
 /* Scoring, if any, is over: gather the statistics and plan. */
 void search_begin_planning(struct coordinator *c);
 

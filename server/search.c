@@ -22,11 +22,11 @@
 #include <stdlib.h>
 
 #define FROM_REST [PHASE_SCORING] = true, [PHASE_PLANNING] = true, [PHASE_PREPARING] = true
-static const bool allowed[PHASE_ROLLED_BACK + 1][PHASE_ROLLED_BACK + 1] = {
+static const bool allowed[PHASE_COMPARED + 1][PHASE_COMPARED + 1] = {
     [PHASE_IDLE] = {FROM_REST},
     [PHASE_SCORING] = {[PHASE_PLANNING] = true, [PHASE_ABORTED] = true},
     [PHASE_PLANNING] = {[PHASE_PLANNED] = true, [PHASE_ABORTED] = true},
-    [PHASE_PLANNED] = {FROM_REST, [PHASE_ABORTED] = true},
+    [PHASE_PLANNED] = {FROM_REST, [PHASE_ABORTED] = true, [PHASE_COMPARED] = true},
     [PHASE_PREPARING] = {[PHASE_COMMITTED] = true,
                          [PHASE_ROLLED_BACK] = true,
                          [PHASE_ABORTED] = true,
@@ -35,6 +35,7 @@ static const bool allowed[PHASE_ROLLED_BACK + 1][PHASE_ROLLED_BACK + 1] = {
     [PHASE_COMMITTED] = {FROM_REST},
     [PHASE_ABORTED] = {FROM_REST},
     [PHASE_ROLLED_BACK] = {FROM_REST},
+    [PHASE_COMPARED] = {FROM_REST},
 };
 
 static int64_t now_of(const struct coordinator *c) {
@@ -77,21 +78,29 @@ void search_broadcast(struct coordinator *c, enum wire_kind kind, uint64_t tag) 
         log_error("search", "no memory to tell the shards %s", wire_kind_name(kind));
 }
 
-void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail) {
-    struct search *const s = &c->search;
+static void end_in(struct coordinator *c, enum wire_phase phase) {
     base_assert(!c->apply.dry_run);
-    s->err = err;
-    s->detail = *detail;
-    if (s->detail.text[0] == 0)
-        err_set(&s->detail, err, "%s", err_text(err));
-    log_warn("search", "search %llu aborted: %s", (unsigned long long)s->id, s->detail.text);
-    search_enter(c, PHASE_ABORTED);
+    search_enter(c, phase);
     apply_fini(c);
     search_broadcast(c, WIRE_DISCARD, c->layout->epoch + 1);
     search_answer_scorers(c);
     search_trial_fini(c);
     search_trial_answer(c);
     answer_plan_askers(c);
+}
+
+void search_fail(struct coordinator *c, dimfit_err err, const struct err_detail *detail) {
+    struct search *const s = &c->search;
+    s->err = err;
+    s->detail = *detail;
+    if (s->detail.text[0] == 0)
+        err_set(&s->detail, err, "%s", err_text(err));
+    log_warn("search", "search %llu aborted: %s", (unsigned long long)s->id, s->detail.text);
+    end_in(c, PHASE_ABORTED);
+}
+
+void search_compared(struct coordinator *c) {
+    end_in(c, PHASE_COMPARED);
 }
 
 /* ---- planning -------------------------------------------------------------------------------- */

@@ -175,7 +175,7 @@ dimfit_err plans_check_ready(const struct coordinator *c, const struct kept_plan
 /* ---- discarded ------------------------------------------------------------------------------- */
 
 static dimfit_err discard_plan(struct coordinator *c, const struct asker *asker, uint64_t id,
-                               struct err_detail *detail) {
+                               bool compared, struct err_detail *detail) {
     const struct search *const s = &c->search;
     struct kept_plan *plan;
     const dimfit_err err = plans_find(c, id, &plan, detail);
@@ -186,7 +186,10 @@ static dimfit_err discard_plan(struct coordinator *c, const struct asker *asker,
                        (unsigned long long)id);
     plans_forget(c, id);
     log_info("search", "plan %llu was discarded", (unsigned long long)id);
-    if (s->phase == PHASE_PLANNED && s->id == id)
+    const bool ends = s->phase == PHASE_PLANNED && s->id == id;
+    if (ends && compared)
+        search_compared(c);
+    else if (ends)
         search_fail(c, DIMFIT_ERR_STATE, &(struct err_detail){"its plan was discarded"});
     admin_answer(c, asker, plans_json(c));
     return DIMFIT_OK;
@@ -225,13 +228,14 @@ static dimfit_err discard_saved(struct coordinator *c, const struct asker *asker
 dimfit_err search_discard(struct coordinator *c, const struct asker *asker, const json_t *args,
                           struct err_detail *detail) {
     json_int_t id = 0;
-    int saved = 0;
+    int saved = 0, compared = 0;
     json_error_t error;
-    if (json_unpack_ex((json_t *)args, &error, 0, "{s?I, s?b !}", "plan", &id, "saved", &saved) !=
-        0)
+    if (json_unpack_ex((json_t *)args, &error, 0, "{s?I, s?b, s?b !}", "plan", &id, "saved", &saved,
+                       "compared", &compared) != 0)
         return err_set(detail, DIMFIT_ERR_INVALID, "search discard: %s", error.text);
     if ((id > 0) == (saved != 0))
         return err_set(detail, DIMFIT_ERR_INVALID,
                        "search discard takes --plan ID, or --saved for what the last change saved");
-    return saved ? discard_saved(c, asker, detail) : discard_plan(c, asker, (uint64_t)id, detail);
+    return saved ? discard_saved(c, asker, detail)
+                 : discard_plan(c, asker, (uint64_t)id, compared != 0, detail);
 }

@@ -99,7 +99,8 @@ static int search(struct ctl *ctl, const json_t *asked, const char *strategy, st
     if (code == EXIT_DONE)
         code = read_ranking(plan, out);
     if (code == EXIT_DONE) {
-        json_t *const which = json_pack("{s:O}", "plan", json_object_get(status, "search"));
+        json_t *const which = json_pack("{s:O, s:b}", "plan", json_object_get(status, "search"),
+                                        "compared", 1);
         code = ctl_call(ctl, "search discard", CTL_CHANGES, which, &reply);
         json_decref(which);
     }

@@ -143,7 +143,7 @@ def test_three_workers_train_together(train, data, model):
 def test_every_basis_and_view_trains(train, data, basis, view):
     done, report = train(data, "--model", "deepfm", "--basis", basis, "--view", view, *SEARCH)
     assert done.returncode == 0, done.stderr
-    assert report["basis"] == basis and report["view"] == view
+    assert report["basis"] == basis and report["view"] == view and report["strategy"] == "auto"
     assert report["auc_full"] > 0.6 and report["auc_searched"] > 0.6
 
 

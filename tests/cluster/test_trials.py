@@ -386,6 +386,8 @@ def test_strategies_are_compared_while_training_goes_on(standalone, ctl, clicks)
     )
     assert same["spearman"] == pytest.approx(1) and same["kendall"] == pytest.approx(1)
     assert ctl(daemon, "search", "plans", data=True)["plans"] == []
+    status = ctl(daemon, "search", "status", data=True)
+    assert status["phase"] == "compared" and status["error"] is None
     assert ctl(daemon, "status", data=True)["epoch"] == 0
     assert trainer.is_alive()
     daemon.stop()

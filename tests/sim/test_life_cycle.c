@@ -165,6 +165,7 @@ static void something(struct run *run) {
         {"search rollback", "{\"dry_run\":true}"},
         {"search discard", "{\"saved\":true}"},
         {"search discard", "{\"plan\":1}"},
+        {"search discard", "{\"plan\":1,\"compared\":true}"},
         {"search abort", "{}"},
         {"search plans", "{}"},
         {"search plan", "{}"},

@@ -374,7 +374,7 @@ class Client:
                 raise Error("STATE", f"the search was aborted: {status['error']}")
             if phase == "idle":
                 raise Error("STATE", "there is no search to wait for; search() starts one")
-            if phase in ("committed", "rolled back"):
+            if phase in ("committed", "rolled back", "compared"):
                 self.refresh()
                 return status
             if phase == "planned" and status.get("plan_only", True):

@@ -46,7 +46,9 @@ class Layout(Mapping):
 class State:
     """What the newest reply of the cluster said."""
 
-    phase: str  #: "idle", "scoring", "planning", "planned", "preparing", "committed", "aborted"
+    #: "idle", "scoring", "planning", "planned", "preparing", "committed", "aborted", "rolled back",
+    #: "compared"
+    phase: str
     scoring: bool  #: a search wants scores
     frozen: bool  #: training is held while it does
     epoch: int
