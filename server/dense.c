@@ -1,7 +1,9 @@
 #include "server/dense.h"
 
+#include "server/archive.h"
 #include "server/optim.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 struct dense {
@@ -65,6 +67,18 @@ static dimfit_err table_make(const char *name, uint64_t tag, const struct optimi
     return DIMFIT_OK;
 }
 
+static dimfit_err reserve(struct dense *dense) {
+    if (dense->n < dense->cap)
+        return DIMFIT_OK;
+    const size_t cap = dense->cap == 0 ? 16 : 2 * dense->cap;
+    struct dense_table **const tables = realloc(dense->tables, cap * sizeof *tables);
+    if (tables == NULL)
+        return DIMFIT_ERR_NOMEM;
+    dense->tables = tables;
+    dense->cap = cap;
+    return DIMFIT_OK;
+}
+
 dimfit_err dense_create(struct dense *dense, const char *name, uint64_t tag,
                         const struct optimizer *optimizer, const uint8_t *values, size_t n,
                         bool *created, struct err_detail *detail) {
@@ -80,15 +94,9 @@ dimfit_err dense_create(struct dense *dense, const char *name, uint64_t tag,
     if (dense->n == DENSE_TABLES_MAX)
         return err_set(detail, DIMFIT_ERR_LIMIT, "%d dense tables are there already",
                        DENSE_TABLES_MAX);
-    if (dense->n == dense->cap) {
-        const size_t cap = dense->cap == 0 ? 16 : 2 * dense->cap;
-        struct dense_table **const tables = realloc(dense->tables, cap * sizeof *tables);
-        if (tables == NULL)
-            return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for dense table '%s'", name);
-        dense->tables = tables;
-        dense->cap = cap;
-    }
-    const dimfit_err err = table_make(name, tag, optimizer, values, n, &dense->tables[dense->n]);
+    dimfit_err err = reserve(dense);
+    if (err == DIMFIT_OK)
+        err = table_make(name, tag, optimizer, values, n, &dense->tables[dense->n]);
     if (err != DIMFIT_OK)
         return err_set(detail, err, "no memory for dense table '%s'", name);
     dense->n++;
@@ -123,4 +131,107 @@ uint64_t dense_bytes(const struct dense *dense) {
 
 size_t dense_count(const struct dense *dense) {
     return dense->n;
+}
+
+/* ---- saved ----------------------------------------------------------------------------------- */
+
+enum { MARK = 0x534e4544 }; /* "DENS" */
+
+static void save_table(const struct dense_table *t, struct archive_writer *out) {
+    const struct optimizer *const o = &t->optimizer;
+    const float rates[] = {o->lr, o->eps, o->beta1, o->beta2, o->beta, o->l1, o->l2};
+    archive_put_u8(out, (uint8_t)strlen(t->name));
+    archive_put(out, t->name, strlen(t->name));
+    archive_put_u64(out, t->tag);
+    archive_put_u8(out, (uint8_t)o->kind);
+    archive_put(out, rates, sizeof rates);
+    archive_put_u64(out, t->n);
+    archive_put(out, t->values, t->n * sizeof *t->values);
+    archive_put(out, t->state, optimizer_state_width(o->kind, t->n) * sizeof *t->state);
+}
+
+void dense_save(const struct dense *dense, struct archive_writer *out) {
+    archive_put_mark(out, MARK);
+    archive_put_u64(out, dense->n);
+    for (size_t i = 0; i < dense->n; i++)
+        save_table(dense->tables[i], out);
+}
+
+static void restore_optimizer(struct optimizer *o, struct archive_reader *in) {
+    float rates[7];
+    const uint8_t kind = archive_get_u8(in);
+    archive_get(in, rates, sizeof rates);
+    bool finite = true;
+    for (size_t i = 0; i < ARRAY_LEN(rates); i++)
+        finite = finite && isfinite(rates[i]);
+    if (!finite || optimizer_name(kind) == NULL)
+        archive_refuse(in, "an optimizer of a dense table that is none");
+    *o = (struct optimizer){.kind = kind,
+                            .lr = rates[0],
+                            .eps = rates[1],
+                            .beta1 = rates[2],
+                            .beta2 = rates[3],
+                            .beta = rates[4],
+                            .l1 = rates[5],
+                            .l2 = rates[6]};
+}
+
+/* Room as the bytes come. */
+static float *restore_floats(size_t n, struct archive_reader *in) {
+    struct buf floats;
+    buf_init(&floats);
+    for (size_t left = n, piece; left > 0 && in->err == DIMFIT_OK; left -= piece) {
+        piece = left < 16384 ? left : 16384;
+        uint8_t *const to = buf_extend(&floats, piece * sizeof(float));
+        if (to == NULL)
+            archive_no_memory(in);
+        else
+            archive_get(in, to, piece * sizeof(float));
+    }
+    /* One more than asked for, as in table_make(). */
+    buf_put_f32(&floats, 0);
+    if (floats.failed)
+        archive_no_memory(in);
+    return (float *)floats.data;
+}
+
+static void restore_table(struct dense_table *t, struct archive_reader *in) {
+    const uint8_t len = archive_get_u8(in);
+    if (len == 0 || len > DENSE_NAME_MAX)
+        archive_refuse(in, "a dense table with a name of %u bytes", len);
+    if (in->err != DIMFIT_OK)
+        return;
+    archive_get(in, t->name, len);
+    t->tag = archive_get_u64(in);
+    restore_optimizer(&t->optimizer, in);
+    t->n = archive_get_u64(in);
+    if (strlen(t->name) != len || t->n > SIZE_MAX / 64)
+        archive_refuse(in, "a dense table '%s' of %zu values", t->name, t->n);
+    if (in->err != DIMFIT_OK)
+        return;
+    t->values = restore_floats(t->n, in);
+    t->state = restore_floats(optimizer_state_width(t->optimizer.kind, t->n), in);
+}
+
+void dense_restore(struct dense *dense, struct archive_reader *in) {
+    archive_get_mark(in, MARK, "list of dense tables");
+    const uint64_t n = archive_get_u64(in);
+    if (n > DENSE_TABLES_MAX)
+        archive_refuse(in, "%llu dense tables", (unsigned long long)n);
+    for (uint64_t i = 0; i < n && in->err == DIMFIT_OK; i++) {
+        struct dense_table *const table = calloc(1, sizeof *table);
+        if (table == NULL || reserve(dense) != DIMFIT_OK) {
+            free(table);
+            archive_no_memory(in);
+            return;
+        }
+        dense->tables[dense->n] = table;
+        restore_table(table, in);
+        for (size_t k = 0; k < dense->n && in->err == DIMFIT_OK; k++) {
+            if (dense->tables[k]->tag == table->tag &&
+                strcmp(dense->tables[k]->name, table->name) == 0)
+                archive_refuse(in, "dense table '%s' is there twice", table->name);
+        }
+        dense->n++;
+    }
 }

@@ -46,4 +46,11 @@ void dense_drop_old(struct dense *dense, uint64_t epoch);
 uint64_t dense_bytes(const struct dense *dense);
 size_t dense_count(const struct dense *dense);
 
+/* Saved and restored; the latter into one without tables, which after a failure is good for
+ * dense_destroy() alone. */
+struct archive_writer;
+struct archive_reader;
+void dense_save(const struct dense *dense, struct archive_writer *out);
+void dense_restore(struct dense *dense, struct archive_reader *in);
+
 #endif

@@ -1,33 +1,19 @@
-#include "server/index.h"
+#include "server/index_internal.h"
 
 #include <stdlib.h>
 
 enum {
     LIMIT_KEYS = 15, /* in four buckets: at 75 % one key in ten is past its home */
     LIMIT_BUCKETS = 4,
-    PAGE_BITS_MAX = 7,        /* 8 KiB; a segment is 64 KiB then, and a rehash short */
     SPLIT_START = 5,          /* pages of each half, of twice the pages half as large as well */
-    DIRECTORY_BITS_MAX = 22,  /* bits 32 .. 53 of the hash: those above are alike within a shard */
     DIRECTORY_FREE = 1 << 16, /* entries that need no reason; beyond them */
     DIRECTORY_SPREAD = 16,    /* so many a segment: keys made to collide must not inflate it */
     FREE_BITS = 64,           /* a word of the map of free pages */
 };
 
-struct index_segment {
-    uint32_t count;
-    uint32_t depth;   /* hash bits that all its keys share, */
-    uint32_t entry;   /* and they: its first directory entry */
-    uint64_t version; /* of the index when its buckets moved last */
-};
-
-struct index_spare {
-    uint64_t key;
-    uint32_t row;
-};
-
 const struct index_bucket index_nothing;
 
-static void pages_init(struct index *index, uint32_t page_bits) {
+void index_pages_init(struct index *index, uint32_t page_bits) {
     slab_init(&index->pages, (sizeof(struct index_bucket) / sizeof(float)) << page_bits);
     index->page_bits = page_bits;
     index->n_pages = index->n_free = index->free_from = index->cap_free = 0;
@@ -41,7 +27,7 @@ static void pages_fini(struct index *index) {
 
 void index_init(struct index *index, uint32_t slot) {
     *index = (struct index){.slot = slot};
-    pages_init(index, 0);
+    index_pages_init(index, 0);
 }
 
 void index_fini(struct index *index) {
@@ -109,22 +95,21 @@ static bool page_new(struct index *index, uint32_t *out) {
     return true;
 }
 
-static uint32_t place_pages(const struct index *index, const struct index_place *place) {
+uint32_t index_place_pages(const struct index *index, const struct index_place *place) {
     return place->n_buckets >> index->page_bits;
 }
 
 static void place_drop(struct index *index, struct index_place *place, uint32_t n_pages) {
-    while (place_pages(index, place) > n_pages) {
+    while (index_place_pages(index, place) > n_pages) {
         place->n_buckets -= 1u << index->page_bits;
-        page_free(index, place->pages[place_pages(index, place)]);
+        page_free(index, place->pages[index_place_pages(index, place)]);
     }
 }
 
-/* More empty pages, to n_pages in all. False: as it was. */
-static bool place_extend(struct index *index, struct index_place *place, uint32_t n_pages) {
-    const uint32_t before = place_pages(index, place);
-    while (place_pages(index, place) < n_pages) {
-        if (!page_new(index, &place->pages[place_pages(index, place)])) {
+bool index_place_extend(struct index *index, struct index_place *place, uint32_t n_pages) {
+    const uint32_t before = index_place_pages(index, place);
+    while (index_place_pages(index, place) < n_pages) {
+        if (!page_new(index, &place->pages[index_place_pages(index, place)])) {
             place_drop(index, place, before);
             return false;
         }
@@ -145,7 +130,7 @@ struct buckets {
 
 static struct buckets buckets_of(const struct index *index, const struct index_place *place) {
     struct buckets buckets = {.n = place->n_buckets, .page_bits = index->page_bits};
-    for (uint32_t i = 0; i < place_pages(index, place); i++)
+    for (uint32_t i = 0; i < index_place_pages(index, place); i++)
         buckets.pages[i] = slab_row(&index->pages, place->pages[i]);
     return buckets;
 }
@@ -186,13 +171,13 @@ static inline void buckets_put(const struct buckets *buckets, uint64_t key, uint
  * needs no second set of pages meanwhile. */
 struct content {
     uint32_t n;
-    struct index_bucket buckets[INDEX_PAGES << PAGE_BITS_MAX];
+    struct index_bucket buckets[INDEX_PAGES << INDEX_PAGE_BITS_MAX];
 };
 
 static void content_take(const struct index *index, const struct index_place *place,
                          struct content *content) {
     content->n = place->n_buckets;
-    for (uint32_t i = 0; i < place_pages(index, place); i++)
+    for (uint32_t i = 0; i < index_place_pages(index, place); i++)
         memcpy(content->buckets + ((size_t)i << index->page_bits),
                slab_row(&index->pages, place->pages[i]), page_bytes(index));
 }
@@ -222,13 +207,11 @@ static uint32_t count_high(const struct content *content, const struct index *in
 }
 
 static void place_clear(const struct index *index, const struct index_place *place) {
-    for (uint32_t i = 0; i < place_pages(index, place); i++)
+    for (uint32_t i = 0; i < index_place_pages(index, place); i++)
         memset(slab_row(&index->pages, place->pages[i]), 0, page_bytes(index));
 }
 
-/* Let all directory entries of a segment, those that agree with `entry` in `depth` bits, be
- * `place`. */
-static void point(struct index *index, uint32_t entry, uint32_t depth, struct index_place place) {
+void index_point(struct index *index, uint32_t entry, uint32_t depth, struct index_place place) {
     const uint64_t step = (uint64_t)1 << depth;
     for (uint64_t i = entry & (step - 1); i <= index->mask; i += step)
         index->places[i] = place;
@@ -239,13 +222,13 @@ static bool segment_rebuild(struct index *index, uint32_t entry, uint32_t n_page
     const struct index_place old = index->places[entry];
     struct index_place place = old;
     struct content content;
-    if (!place_extend(index, &place, n_pages))
+    if (!index_place_extend(index, &place, n_pages))
         return false;
     content_take(index, &old, &content);
     place_drop(index, &place, n_pages);
     place_clear(index, &place);
     content_put(&content, index, &place, &place, 0);
-    point(index, entry, index->segments[place.segment].depth, place);
+    index_point(index, entry, index->segments[place.segment].depth, place);
     return true;
 }
 
@@ -254,8 +237,8 @@ static bool pages_double(struct index *index) {
     struct index new = *index;
     struct index_place place = {0};
     struct content content;
-    pages_init(&new, index->page_bits + 1);
-    if (!place_extend(&new, &place, SPLIT_START)) {
+    index_pages_init(&new, index->page_bits + 1);
+    if (!index_place_extend(&new, &place, SPLIT_START)) {
         pages_fini(&new);
         return false;
     }
@@ -263,7 +246,7 @@ static bool pages_double(struct index *index) {
     content_put(&content, &new, &place, &place, 0);
     pages_fini(index);
     *index = new;
-    point(index, 0, 0, place);
+    index_point(index, 0, 0, place);
     return true;
 }
 
@@ -278,7 +261,7 @@ static bool directory_double(struct index *index) {
     return true;
 }
 
-static bool segments_reserve(struct index *index) {
+bool index_segments_reserve(struct index *index) {
     if (index->n_segments < index->cap_segments)
         return true;
     const uint32_t cap = index->cap_segments ? 2 * index->cap_segments : 1;
@@ -295,7 +278,7 @@ static bool may_deepen(const struct index *index, uint32_t depth) {
     if (entries > (uint64_t)1 << depth)
         return true;
     return 2 * entries <= DIRECTORY_FREE ||
-           (depth < DIRECTORY_BITS_MAX &&
+           (depth < INDEX_DIRECTORY_BITS_MAX &&
             2 * entries <= (uint64_t)DIRECTORY_SPREAD * index->n_segments);
 }
 
@@ -310,7 +293,7 @@ static bool segment_split(struct index *index, uint32_t entry) {
     const struct index_place old = index->places[entry];
     const uint32_t depth = index->segments[old.segment].depth;
     const uint32_t bit = (uint32_t)1 << depth;
-    if (!segments_reserve(index))
+    if (!index_segments_reserve(index))
         return false;
     if (index->mask < bit && !directory_double(index))
         return false;
@@ -319,7 +302,7 @@ static bool segment_split(struct index *index, uint32_t entry) {
     const uint32_t n_high = count_high(&content, index, bit);
     const uint32_t n_low = index->segments[old.segment].count - n_high;
     struct index_place low = old, high = {.segment = index->n_segments};
-    if (!place_extend(index, &high, pages_for(index, n_high, SPLIT_START)))
+    if (!index_place_extend(index, &high, pages_for(index, n_high, SPLIT_START)))
         return false;
     place_drop(index, &low, pages_for(index, n_low, SPLIT_START));
     place_clear(index, &low);
@@ -328,8 +311,8 @@ static bool segment_split(struct index *index, uint32_t entry) {
     index->segments[low.segment] = (struct index_segment){n_low, depth + 1, first, 0};
     index->segments[high.segment] = (struct index_segment){n_high, depth + 1, first | bit, 0};
     index->n_segments++;
-    point(index, first, depth + 1, low);
-    point(index, first | bit, depth + 1, high);
+    index_point(index, first, depth + 1, low);
+    index_point(index, first | bit, depth + 1, high);
     return true;
 }
 
@@ -337,9 +320,9 @@ static bool segment_split(struct index *index, uint32_t entry) {
 static void segment_grow(struct index *index, uint64_t hash) {
     const uint32_t entry = (uint32_t)(hash >> 32) & index->mask;
     const struct index_place *const place = &index->places[entry];
-    if (place_pages(index, place) < INDEX_PAGES)
-        (void)segment_rebuild(index, entry, place_pages(index, place) + 1);
-    else if (index->n_segments == 1 && index->page_bits < PAGE_BITS_MAX)
+    if (index_place_pages(index, place) < INDEX_PAGES)
+        (void)segment_rebuild(index, entry, index_place_pages(index, place) + 1);
+    else if (index->n_segments == 1 && index->page_bits < INDEX_PAGE_BITS_MAX)
         (void)pages_double(index);
     else if (may_deepen(index, index->segments[place->segment].depth))
         (void)segment_split(index, entry);
@@ -347,7 +330,7 @@ static void segment_grow(struct index *index, uint64_t hash) {
 
 static bool first_segment(struct index *index) {
     struct index_place *const places = calloc(1, sizeof *places);
-    if (places == NULL || !segments_reserve(index) || !place_extend(index, places, 1)) {
+    if (places == NULL || !index_segments_reserve(index) || !index_place_extend(index, places, 1)) {
         free(places);
         return false;
     }
@@ -465,7 +448,7 @@ bool index_walk_leave(struct index *index, struct index_walk *walk) {
         const struct index_segment *const segment = &index->segments[walk->segment];
         const uint32_t n = pages_for(index, segment->count, 1);
         /* Without memory for the smaller one the larger one stays. */
-        if (n < place_pages(index, &index->places[segment->entry]))
+        if (n < index_place_pages(index, &index->places[segment->entry]))
             (void)segment_rebuild(index, segment->entry, n);
         walk->segment++;
         walk->bucket = 0;
@@ -481,7 +464,7 @@ static void segment_compact(struct index *index, uint32_t number) {
     const uint32_t n_used = index->n_pages - index->n_free;
     struct index_place place = index->places[segment->entry];
     bool moved = false;
-    for (uint32_t i = 0; i < place_pages(index, &place); i++) {
+    for (uint32_t i = 0; i < index_place_pages(index, &place); i++) {
         const uint32_t from = place.pages[i];
         uint32_t to;
         if (from < n_used || !page_take(index, &to))
@@ -492,7 +475,7 @@ static void segment_compact(struct index *index, uint32_t number) {
         moved = true;
     }
     if (moved)
-        point(index, segment->entry, segment->depth, place);
+        index_point(index, segment->entry, segment->depth, place);
 }
 
 /* Those at the end that are in no segment. */

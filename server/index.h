@@ -109,6 +109,17 @@ bool index_walk_leave(struct index *index, struct index_walk *walk);
  * giving back what is free behind them. False: that was the end. No walk may be under way. */
 bool index_compact(struct index *index, uint32_t *segment);
 
+/* ---- saved (index_save.c) ---- */
+
+/* Every bucket in its order, so that a restored index grows, is walked and shrinks as this one. */
+struct archive_writer;
+struct archive_reader;
+void index_save(const struct index *index, struct archive_writer *out);
+/* Into an empty index of the slot; what it has after a failure is good for index_fini() alone. Each
+ * value is shown to `take`, in the order of a walk; it refuses what can't be. */
+void index_restore(struct index *index, struct archive_reader *in,
+                   void (*take)(void *self, struct archive_reader *in, uint32_t value), void *self);
+
 /* What is allocated. */
 uint64_t index_bytes(const struct index *index);
 

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 enum {
-    EVICTED_MAX = 65536, /* ids remembered; steps older than those are long out of flight */
     HEADS_FIRST = 64,
 };
 
@@ -29,7 +28,7 @@ static struct score_step **step_head(const struct score *score, uint64_t id) {
     return &score->heads[((id * UINT64_C(0x9E3779B97F4A7C15)) >> 32) & (score->n_heads - 1)];
 }
 
-static struct score_step *step_find(const struct score *score, uint64_t id) {
+struct score_step *score_step_find(const struct score *score, uint64_t id) {
     if (score->newest != NULL && score->newest->id == id)
         return score->newest;
     struct score_step *step = *step_head(score, id);
@@ -54,7 +53,7 @@ static void heads_grow(struct score *score) {
     }
 }
 
-static void step_link(struct score *score, struct score_step *step) {
+void score_step_link(struct score *score, struct score_step *step) {
     heads_grow(score);
     struct score_step **const head = step_head(score, step->id);
     step->chain = *head;
@@ -142,9 +141,9 @@ void score_destroy(struct score **score) {
 /* The evicted id must be remembered before its sums go: without that a partial step would count as
  * whole. */
 static bool evicted_add(struct score *score, uint64_t id) {
-    if (score->n_evicted == EVICTED_MAX) {
+    if (score->n_evicted == SCORE_EVICTED_MAX) {
         score->evicted[score->next_evicted] = id;
-        score->next_evicted = (score->next_evicted + 1) % EVICTED_MAX;
+        score->next_evicted = (score->next_evicted + 1) % SCORE_EVICTED_MAX;
         return true;
     }
     if (score->n_evicted == score->cap_evicted) {
@@ -171,7 +170,7 @@ static bool evict(struct score *score, struct score_step *step) {
 }
 
 dimfit_err score_leave_out(struct score *score, uint64_t id) {
-    struct score_step *const step = step_find(score, id);
+    struct score_step *const step = score_step_find(score, id);
     const bool noted = step != NULL ? evict(score, step) : evicted_add(score, id);
     return noted ? DIMFIT_OK : DIMFIT_ERR_NOMEM;
 }
@@ -227,8 +226,7 @@ static size_t part_doubles(const struct score *score, size_t width) {
     return aligned_doubles(score->moments ? width * width + 2 * width : width);
 }
 
-/* Zeroed and aligned. */
-static void *sums_new(size_t bytes) {
+void *score_sums_new(size_t bytes) {
     const size_t whole = (bytes / SCORE_SUMS_ALIGN + 1) * SCORE_SUMS_ALIGN;
     void *const sums = aligned_alloc(SCORE_SUMS_ALIGN, whole);
     if (sums != NULL)
@@ -236,8 +234,7 @@ static void *sums_new(size_t bytes) {
     return sums;
 }
 
-/* Grow an array to room for n items; *cap and *items are changed only on success. */
-static dimfit_err reserve(void **items, size_t *cap, size_t n, size_t size) {
+dimfit_err score_reserve(void **items, size_t *cap, size_t n, size_t size) {
     if (n <= *cap)
         return DIMFIT_OK;
     const size_t want = n > 2 * *cap ? n : 2 * *cap;
@@ -285,11 +282,11 @@ static dimfit_err rows_open(struct score *score, const struct score_step *step,
         dimfit_err err = make_room(score, bytes, step, detail);
         if (err != DIMFIT_OK)
             return err;
-        err = reserve((void **)&score->rows, &score->cap_rows, score->n_rows + 1,
-                      sizeof *score->rows);
+        err = score_reserve((void **)&score->rows, &score->cap_rows, score->n_rows + 1,
+                            sizeof *score->rows);
         if (err != DIMFIT_OK)
             return err;
-        double *const row = sums_new(bytes - sizeof *score->rows);
+        double *const row = score_sums_new(bytes - sizeof *score->rows);
         if (row == NULL)
             return DIMFIT_ERR_NOMEM;
         const size_t at = position(score->rows, score->n_rows, sizeof *score->rows, key);
@@ -343,8 +340,8 @@ static dimfit_err parts_open(struct score *score, struct score_step *step,
         missing += part_find(step, score_key(parts[i].slot, parts[i].tier)) == NULL;
     if (missing == 0)
         return DIMFIT_OK;
-    dimfit_err err = reserve((void **)&step->parts, &step->cap_parts, step->n_parts + missing,
-                             sizeof *step->parts);
+    dimfit_err err = score_reserve((void **)&step->parts, &step->cap_parts, step->n_parts + missing,
+                                   sizeof *step->parts);
     if (err != DIMFIT_OK)
         return err;
     const size_t before = step->n_parts;
@@ -354,7 +351,7 @@ static dimfit_err parts_open(struct score *score, struct score_step *step,
     struct score_block *block = NULL;
     err = make_room(score, bytes, step, detail);
     if (err == DIMFIT_OK) {
-        block = sums_new(sizeof *block + doubles * sizeof(double));
+        block = score_sums_new(sizeof *block + doubles * sizeof(double));
         if (block == NULL)
             err = DIMFIT_ERR_NOMEM;
     }
@@ -384,8 +381,8 @@ static dimfit_err worker_open(struct score *score, struct score_step *step, uint
     }
     dimfit_err err = make_room(score, sizeof *step->workers, step, detail);
     if (err == DIMFIT_OK)
-        err = reserve((void **)&step->workers, &step->cap_workers, step->n_workers + 1,
-                      sizeof *step->workers);
+        err = score_reserve((void **)&step->workers, &step->cap_workers, step->n_workers + 1,
+                            sizeof *step->workers);
     if (err != DIMFIT_OK)
         return err;
     step->workers[step->n_workers++] = (struct step_samples){worker, 0};
@@ -405,7 +402,7 @@ static dimfit_err step_new(struct score *score, uint64_t id, struct score_step *
     step->id = id;
     step->bytes = sizeof *step;
     score->bytes += step->bytes;
-    step_link(score, step);
+    score_step_link(score, step);
     *out = step;
     return DIMFIT_OK;
 }
@@ -422,7 +419,7 @@ static void leave_window(struct score *score) {
 dimfit_err score_open(struct score *score, uint64_t step, uint64_t worker, uint64_t samples,
                       const struct score_part *parts, size_t n, struct score_step **out,
                       struct err_detail *detail) {
-    struct score_step *found = step_find(score, step);
+    struct score_step *found = score_step_find(score, step);
     const bool made = found == NULL;
     if (made)
         leave_window(score);

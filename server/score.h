@@ -87,4 +87,11 @@ uint64_t score_samples(const struct score *score); /* as seen by this shard */
  * already lists. */
 dimfit_err score_export(const struct score *score, struct stats *stats) MUST_CHECK;
 
+/* Saved and restored (score_save.c); the latter into empty ones, of the tables of this layout,
+ * which after a failure are good for score_destroy() alone. */
+struct archive_writer;
+struct archive_reader;
+void score_save(const struct score *score, struct archive_writer *out);
+void score_restore(struct score *score, const struct layout *layout, struct archive_reader *in);
+
 #endif

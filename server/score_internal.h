@@ -7,6 +7,7 @@
 #include "server/score.h"
 
 enum {
+    SCORE_EVICTED_MAX = 65536, /* ids remembered; older steps are long out of flight */
     SCORE_SUMS_ALIGN = 64, /* bytes; sums that straddle cache lines double a scored row's time */
 };
 
@@ -65,5 +66,14 @@ struct score {
 
 /* NULL where there are none. */
 struct score_rows *score_rows_find(const struct score *score, uint64_t key);
+
+/* NULL where there is none. */
+struct score_step *score_step_find(const struct score *score, uint64_t id);
+/* As the newest one. */
+void score_step_link(struct score *score, struct score_step *step);
+/* Zeroed and aligned. */
+void *score_sums_new(size_t bytes);
+/* Grow an array to room for n items; *cap and *items are changed only on success. */
+dimfit_err score_reserve(void **items, size_t *cap, size_t n, size_t size) MUST_CHECK;
 
 #endif

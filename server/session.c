@@ -1,6 +1,7 @@
 #include "server/session.h"
 
 #include "proto/key_hash.h"
+#include "server/archive.h"
 
 #include <stdlib.h>
 
@@ -166,4 +167,60 @@ void session_record(struct sessions *sessions, uint64_t client, uint64_t incarna
         session->refused = seq;
         session->detail = *detail;
     }
+}
+
+/* ---- saved ----------------------------------------------------------------------------------- */
+
+enum { MARK = 0x53534553 }; /* "SESS" */
+
+void sessions_save(const struct sessions *sessions, struct archive_writer *out) {
+    archive_put_mark(out, MARK);
+    archive_put_u64(out, sessions->clock);
+    archive_put_u64(out, sessions->n);
+    for (size_t i = 0; i < sessions->cap; i++) {
+        const struct session *const s = sessions->at[i];
+        if (s == NULL)
+            continue;
+        archive_put_u64(out, s->client);
+        archive_put_u64(out, s->incarnation);
+        archive_put_u64(out, s->applied);
+        archive_put_u64(out, s->used);
+        archive_put_u64(out, s->refused);
+        archive_put(out, s->status, sizeof s->status);
+        const size_t len = s->refused != 0 ? strlen(s->detail.text) : 0;
+        archive_put_u32(out, (uint32_t)len);
+        archive_put(out, s->detail.text, len);
+    }
+}
+
+static void restore_one(struct sessions *sessions, struct archive_reader *in) {
+    const uint64_t client = archive_get_u64(in);
+    struct session *s = *find(sessions, client);
+    if (s != NULL)
+        archive_refuse(in, "client %016llx is there twice", (unsigned long long)client);
+    else if (in->err == DIMFIT_OK && reserve(sessions) != DIMFIT_OK)
+        archive_no_memory(in);
+    if (in->err != DIMFIT_OK)
+        return;
+    s = add(sessions, client);
+    s->incarnation = archive_get_u64(in);
+    s->applied = archive_get_u64(in);
+    s->used = archive_get_u64(in);
+    s->refused = archive_get_u64(in);
+    archive_get(in, s->status, sizeof s->status);
+    const uint32_t len = archive_get_u32(in);
+    if (s->used > sessions->clock || s->refused > s->applied || len >= sizeof s->detail.text)
+        archive_refuse(in, "client %016llx has more than it asked for", (unsigned long long)client);
+    if (in->err == DIMFIT_OK)
+        archive_get(in, s->detail.text, len);
+}
+
+void sessions_restore(struct sessions *sessions, struct archive_reader *in) {
+    archive_get_mark(in, MARK, "list of clients");
+    sessions->clock = archive_get_u64(in);
+    const uint64_t n = archive_get_u64(in);
+    if (n > SESSION_CLIENTS_MAX)
+        archive_refuse(in, "%llu clients", (unsigned long long)n);
+    for (uint64_t i = 0; i < n && in->err == DIMFIT_OK; i++)
+        restore_one(sessions, in);
 }

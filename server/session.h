@@ -48,4 +48,11 @@ dimfit_err session_check(struct sessions *sessions, uint64_t client, uint64_t in
 void session_record(struct sessions *sessions, uint64_t client, uint64_t incarnation, uint64_t seq,
                     dimfit_err status, const struct err_detail *detail);
 
+/* Saved and restored; the latter into empty ones, which after a failure are good for
+ * sessions_destroy() alone. */
+struct archive_writer;
+struct archive_reader;
+void sessions_save(const struct sessions *sessions, struct archive_writer *out);
+void sessions_restore(struct sessions *sessions, struct archive_reader *in);
+
 #endif

@@ -3,9 +3,9 @@
 
 #include <stdlib.h>
 
-dimfit_err shard_new(const struct layout *layout, const struct shard_options *options,
-                     const struct shard_io *io, struct shard **out) {
-    struct shard *shard = calloc(1, sizeof *shard);
+dimfit_err shard_begin(const struct shard_options *options, const struct shard_io *io,
+                       struct shard **out) {
+    struct shard *const shard = calloc(1, sizeof *shard);
     if (shard == NULL)
         return DIMFIT_ERR_NOMEM;
     shard->magic = SHARD_MAGIC;
@@ -15,21 +15,37 @@ dimfit_err shard_new(const struct layout *layout, const struct shard_options *op
     shard->skip_new = options->skip_new;
     shard->keep = options->keep;
     shard->score_sample = options->score_sample;
-    dimfit_err err = layout_copy(layout, &shard->layout);
-    if (err == DIMFIT_OK)
-        err = table_new(layout->seed, &shard->table);
+    *out = shard;
+    return DIMFIT_OK;
+}
+
+dimfit_err shard_fill(struct shard *shard, uint64_t score_memory) {
+    const struct layout *const layout = shard->layout;
+    dimfit_err err = table_new(layout->seed, &shard->table);
     if (err == DIMFIT_OK) {
         table_limit(shard->table, shard->row_memory);
-        table_keep(shard->table, options->keep, io->spill);
+        table_keep(shard->table, shard->keep, shard->io.spill);
     }
     if (err == DIMFIT_OK)
-        err = score_new(options->score_memory, &shard->score);
+        err = score_new(score_memory, &shard->score);
     if (err == DIMFIT_OK)
         err = dense_new(&shard->dense);
     if (err == DIMFIT_OK)
         err = sessions_new(&shard->sessions);
     for (size_t i = 0; err == DIMFIT_OK && i < layout->n_slots; i++)
         err = table_add_slot(shard->table, &layout->slots[i]);
+    return err;
+}
+
+dimfit_err shard_new(const struct layout *layout, const struct shard_options *options,
+                     const struct shard_io *io, struct shard **out) {
+    struct shard *shard = NULL;
+    dimfit_err err = shard_begin(options, io, &shard);
+    if (err != DIMFIT_OK)
+        return err;
+    err = layout_copy(layout, &shard->layout);
+    if (err == DIMFIT_OK)
+        err = shard_fill(shard, options->score_memory);
     if (err != DIMFIT_OK) {
         shard_destroy(&shard);
         return err;

@@ -96,6 +96,12 @@ shard_handler shard_dense_reset, shard_dense_pull, shard_dense_push;
 shard_handler shard_add_slots, shard_score_start, shard_score_stop, shard_gather;
 shard_handler shard_prepare, shard_commit, shard_discard, shard_shrink, shard_forget;
 
+/* A shard of options and io alone, good for shard_destroy(), and what it has of a layout, once that
+ * is there: table, sums, dense tables, sessions. */
+dimfit_err shard_begin(const struct shard_options *options, const struct shard_io *io,
+                       struct shard **out) MUST_CHECK;
+dimfit_err shard_fill(struct shard *shard, uint64_t score_memory) MUST_CHECK;
+
 /* Into the log, unless it comes from there. LOG with a detail. */
 dimfit_err shard_log(struct shard *shard, const struct wire_header *header, const void *body,
                      size_t len, struct err_detail *detail) MUST_CHECK;

@@ -117,6 +117,20 @@ struct export_walk {
 dimfit_err table_export_slice(const struct table *table, enum table_sums sums,
                               struct export_walk *walk, struct stats *stats, bool *more) MUST_CHECK;
 
+/* ---- saved (table_save.c) ---- */
+
+struct archive_writer;
+struct archive_reader;
+/* Whether it can be saved now: BUSY while rows move or, with undo, are on their way to where they
+ * are spilled; IO: what would undo the last change is lost. */
+dimfit_err table_save_check(const struct table *table, bool undo,
+                            struct err_detail *detail) MUST_CHECK;
+/* undo: with the rows before the last change. They stand still. Takes no memory. */
+void table_save(const struct table *table, bool undo, struct archive_writer *out);
+/* Into a table that has the layout's slots and no rows. before: the layout before the last change,
+ * where rows of it may be there. After a failure the table is good for table_destroy() alone. */
+void table_restore(struct table *table, const struct layout *before, struct archive_reader *in);
+
 /* ---- layout changes (table_change.c) ---- */
 
 /* Where rows before a change go, so that it can be undone: chunks of them to a file, say. */
