@@ -278,8 +278,10 @@ static dimfit_err check_arrays(struct dimfit *c, struct dimfit_call *call) {
     const uint64_t epoch = c->view->shown.epoch;
     if (call->view == DIMFIT_FULL)
         call->epoch = epoch;
+    else if (call->push.epoch != 0 || call->push.of_epoch_0)
+        call->epoch = call->push.epoch;
     else
-        call->epoch = call->push.epoch != 0 ? call->push.epoch : c->compact_epoch;
+        call->epoch = c->compact_epoch;
     const bool current = call->epoch == epoch;
     for (size_t i = 0; err == DIMFIT_OK && i < call->n; i++) {
         if (current)

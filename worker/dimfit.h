@@ -157,6 +157,7 @@ struct dimfit_push {
     uint64_t step;    /* scoring: workers that share a batch give the same; 0: a step of its own */
     uint64_t samples; /* the gradients are of the mean loss over so many; 0: 1 */
     uint64_t epoch;   /* compact: of the gradients; 0: of the handle's last compact pull */
+    int of_epoch_0;   /* compact: of epoch 0, whatever the last compact pull was of */
     int no_hold;      /* see FROZEN below */
     uint32_t day;     /* when it was shown, in days since 1970-01-01; 0: today (UTC) */
 };

@@ -81,6 +81,7 @@ class Push(ctypes.Structure):
         ("step", c_uint64),
         ("samples", c_uint64),
         ("epoch", c_uint64),
+        ("of_epoch_0", c_int),
         ("no_hold", c_int),
         ("day", c_uint32),
     ]

@@ -229,6 +229,12 @@ class Client:
             slots = (native.slots[i] for i in range(native.n_slots))
             return Layout(native.epoch, {slot.id: _slot(slot) for slot in slots})
 
+    @property
+    def epoch(self) -> int:
+        """The number of layout(). Asks nobody."""
+        with self._lock:
+            return self._lib.dimfit_layout(self._open()).contents.epoch
+
     def state(self) -> State:
         """What the newest reply said about a search. Asks nobody, refresh() does."""
         with self._lock:
@@ -745,6 +751,7 @@ def _push_options(
         step=0 if step is None else _count("step", step, 1),
         samples=_count("samples", samples, 1),
         epoch=0 if epoch is None else _count("epoch", epoch, 0),
+        of_epoch_0=epoch == 0,
         day=0 if day is None else _day(day),
     )
 
