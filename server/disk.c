@@ -189,6 +189,14 @@ static void real_close(struct disk *disk) {
     free(folder);
 }
 
+static int real_fd(const struct disk *disk) {
+    return ((const struct folder *)disk)->fd;
+}
+
+static int real_file_fd(const struct disk_file *file) {
+    return ((const struct real_file *)file)->fd;
+}
+
 static const struct disk_ops real_ops = {
     .open = real_open,
     .rename = real_rename,
@@ -196,6 +204,7 @@ static const struct disk_ops real_ops = {
     .list = real_list,
     .sync = real_sync,
     .close = real_close,
+    .fd = real_fd,
     .file_write = real_write,
     .file_read = real_read,
     .file_size = real_size,
@@ -203,30 +212,50 @@ static const struct disk_ops real_ops = {
     .file_truncate = real_truncate,
     .file_sync = real_file_sync,
     .file_close = real_file_close,
+    .file_fd = real_file_fd,
 };
 
-dimfit_err disk_folder_open(const char *path, struct disk **out, struct err_detail *detail) {
-    if (mkdir(path, 0700) != 0 && errno != EEXIST)
-        return err_set(detail, DIMFIT_ERR_IO, "%s: cannot make this folder: %s", path,
-                       strerror(errno));
+/* NOT_FOUND without a detail. */
+static dimfit_err folder_new(const char *path, struct folder **out, struct err_detail *detail) {
     struct folder *const folder = calloc(1, sizeof *folder + strlen(path) + 1);
     if (folder == NULL)
         return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for %s", path);
     folder->disk.ops = &real_ops;
     memcpy(folder->path, path, strlen(path) + 1);
     folder->fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    dimfit_err err = DIMFIT_OK;
     if (folder->fd < 0) {
-        err = err_set(detail, DIMFIT_ERR_IO, "%s: cannot open this folder: %s", path,
-                      strerror(errno));
+        const bool absent = errno == ENOENT;
         free(folder);
-        return err;
+        return absent ? DIMFIT_ERR_NOT_FOUND
+                      : err_set(detail, DIMFIT_ERR_IO, "%s: cannot open this folder: %s", path,
+                                strerror(errno));
     }
+    *out = folder;
+    return DIMFIT_OK;
+}
+
+dimfit_err disk_folder_open(const char *path, struct disk **out, struct err_detail *detail) {
+    struct folder *folder = NULL;
+    if (mkdir(path, 0700) != 0 && errno != EEXIST)
+        return err_set(detail, DIMFIT_ERR_IO, "%s: cannot make this folder: %s", path,
+                       strerror(errno));
+    const dimfit_err err = folder_new(path, &folder, detail);
+    if (err != DIMFIT_OK)
+        return err == DIMFIT_ERR_NOT_FOUND
+                   ? err_set(detail, DIMFIT_ERR_IO, "%s: this folder is gone", path)
+                   : err;
     if (flock(folder->fd, LOCK_EX | LOCK_NB) != 0) {
-        err = err_set(detail, DIMFIT_ERR_BUSY, "%s is in use by another dimfitd", path);
         real_close(&folder->disk);
-        return err;
+        return err_set(detail, DIMFIT_ERR_BUSY, "%s is in use by another dimfitd", path);
     }
     *out = &folder->disk;
     return DIMFIT_OK;
+}
+
+dimfit_err disk_folder_look(const char *path, struct disk **out, struct err_detail *detail) {
+    struct folder *folder = NULL;
+    const dimfit_err err = folder_new(path, &folder, detail);
+    if (err == DIMFIT_OK)
+        *out = &folder->disk;
+    return err;
 }

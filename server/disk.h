@@ -44,6 +44,7 @@ struct disk_ops {
                        struct err_detail *detail);
     dimfit_err (*sync)(struct disk *disk, struct err_detail *detail);
     void (*close)(struct disk *disk);
+    int (*fd)(const struct disk *disk); /* NULL: it has none */
 
     dimfit_err (*file_write)(struct disk_file *file, const struct iovec *parts, size_t n,
                              uint64_t at, struct err_detail *detail);
@@ -54,11 +55,17 @@ struct disk_ops {
     dimfit_err (*file_truncate)(struct disk_file *file, uint64_t bytes, struct err_detail *detail);
     dimfit_err (*file_sync)(struct disk_file *file, struct err_detail *detail);
     void (*file_close)(struct disk_file *file);
+    int (*file_fd)(const struct disk_file *file); /* with fd */
 };
 
 /* The folder is made if need be (its parent must be there), and locked: BUSY, naming it, when
  * another process, or another disk of this one, has it. */
 dimfit_err disk_folder_open(const char *path, struct disk **out,
+                            struct err_detail *detail) MUST_CHECK;
+
+/* To read from alone: it is not made, and not locked. NOT_FOUND, with no detail, when it isn't
+ * there. */
+dimfit_err disk_folder_look(const char *path, struct disk **out,
                             struct err_detail *detail) MUST_CHECK;
 
 static inline void disk_close(struct disk **disk) {
@@ -140,6 +147,16 @@ static inline void disk_file_close(struct disk_file **file) {
     if (*file != NULL)
         (*file)->ops->file_close(*file);
     *file = NULL;
+}
+
+/* The descriptors behind, which a child of this process keeps open while it uses them; -1: there
+ * are none. */
+static inline int disk_fd(const struct disk *disk) {
+    return disk->ops->fd != NULL ? disk->ops->fd(disk) : -1;
+}
+
+static inline int disk_file_fd(const struct disk_file *file) {
+    return file->ops->file_fd != NULL ? file->ops->file_fd(file) : -1;
 }
 
 #endif

@@ -32,6 +32,14 @@ dimfit_err shard_save_check(const struct shard *shard, struct err_detail *detail
     return err == DIMFIT_ERR_IO ? DIMFIT_OK : err;
 }
 
+uint64_t shard_rows(const struct shard *shard) {
+    return table_figures(shard->table).rows;
+}
+
+uint64_t shard_seed(const struct shard *shard) {
+    return shard->layout->seed;
+}
+
 /* ---- the head -------------------------------------------------------------------------------- */
 
 static void put_part(struct buf *out, struct buf *part) {

@@ -32,6 +32,9 @@ dimfit_err shard_save_head(const struct shard *shard, uint32_t parts, struct buf
 /* All of it, with the head that was made of the shard as it is. */
 void shard_save(const struct shard *shard, const struct buf *head, struct archive_writer *out);
 
+uint64_t shard_rows(const struct shard *shard);
+uint64_t shard_seed(const struct shard *shard); /* of its layout */
+
 /* A shard as it was saved. options and io as for shard_new(). IO, VERSION or NOMEM with what is
  * wrong with it; nothing is made then. */
 dimfit_err shard_restore(struct archive_reader *in, const struct shard_options *options,
