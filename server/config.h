@@ -40,6 +40,9 @@ enum { CONFIG_PATH_MAX = 1023 };
     X(shards, U32, 1, CLUSTER_SHARDS_MAX, "1", "shards", "N",                                      \
       "Shard threads of this process; a coordinator: how many shards to wait for")                 \
     X(data_dir, PATH, 0, 0, "", "data-dir", "DIR", "Folder for the state that outlives a process") \
+    X(durability, KEEP, 0, 0, "auto", "durability", "auto|none|process|disk",                      \
+      "What acknowledged pushes survive: nothing, the end of the process, a power cut; auto: "     \
+      "process with data_dir, none without")                                                       \
     X(seed, U64, 0, 0, "1", "seed", "N", "Seed of the rows' initial values")                       \
     X(auto_slots, BOOL, 0, 0, "false", "auto-slots", "BOOL",                                       \
       "Let workers add slots that the file does not name")                                         \
@@ -125,6 +128,19 @@ enum config_over {
 #undef CONFIG_OVER_ENUM
 };
 
+/* What an acknowledged push survives. */
+#define CONFIG_KEEP_MAP(X)                                                                         \
+    X(AUTO, "auto")       /* process where there is a data_dir, none elsewhere */                  \
+    X(NONE, "none")       /* nothing */                                                            \
+    X(PROCESS, "process") /* the end of the process */                                             \
+    X(DISK, "disk")       /* a power cut */
+
+enum config_keep {
+#define CONFIG_KEEP_ENUM(name, text) KEEP_##name,
+    CONFIG_KEEP_MAP(CONFIG_KEEP_ENUM)
+#undef CONFIG_KEEP_ENUM
+};
+
 enum config_source { FROM_DEFAULT, FROM_ENVIRONMENT, FROM_FILE, FROM_OPTION };
 
 struct config_origin {
@@ -142,6 +158,7 @@ struct config {
     char http_bind[CLUSTER_ENDPOINT_MAX + 1]; /* "": no HTTP */
     uint32_t shards;
     char data_dir[CONFIG_PATH_MAX + 1]; /* "": nothing is kept */
+    enum config_keep durability;
     uint64_t seed;
     bool auto_slots;
     uint64_t score_memory, max_memory; /* bytes */

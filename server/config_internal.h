@@ -20,6 +20,7 @@ enum setting_type {
     SETTING_NAME,
     SETTING_LEVEL,
     SETTING_OVER,
+    SETTING_KEEP,
     SETTING_OPTIMIZER,
     SETTING_INIT,
     SETTING_TIERS, /* of a struct layout_slot; a list in the file */

@@ -25,6 +25,11 @@ static const char *const levels[] = {
 #undef LEVEL_WORD
 };
 
+static const char *const keeps[] = {
+#define KEEP_WORD(name, text) text,
+    CONFIG_KEEP_MAP(KEEP_WORD)
+#undef KEEP_WORD
+};
 static const char *const overs[] = {
 #define OVER_WORD(name, text) text,
     CONFIG_OVER_MAP(OVER_WORD)
@@ -183,6 +188,16 @@ static dimfit_err set_over(void *place, const char *text, struct setting_why *wh
     return refuse_word(text, overs, ARRAY_LEN(overs), why);
 }
 
+static dimfit_err set_keep(void *place, const char *text, struct setting_why *why) {
+    for (size_t i = 0; i < ARRAY_LEN(keeps); i++) {
+        if (strcmp(text, keeps[i]) == 0) {
+            *(enum config_keep *)place = (enum config_keep)i;
+            return DIMFIT_OK;
+        }
+    }
+    return refuse_word(text, keeps, ARRAY_LEN(keeps), why);
+}
+
 /* "[10, 100]": the show counts at which the tiers above the first one begin. */
 static dimfit_err set_tiers(struct layout_slot *slot, const char *text, struct setting_why *why) {
     uint32_t shows[LAYOUT_TIERS_MAX] = {0}, n = 1;
@@ -233,6 +248,8 @@ dimfit_err setting_set(const struct setting *setting, void *object, const char *
                                             : refuse_word(text, levels, ARRAY_LEN(levels), why);
     case SETTING_OVER:
         return set_over(place, text, why);
+    case SETTING_KEEP:
+        return set_keep(place, text, why);
     case SETTING_OPTIMIZER:
         return optimizer_parse(text, place)
                    ? DIMFIT_OK
@@ -341,6 +358,9 @@ void setting_print(const struct setting *setting, const void *object, FILE *out)
         break;
     case SETTING_OVER:
         fputs(overs[*(const enum config_over *)place], out);
+        break;
+    case SETTING_KEEP:
+        fputs(keeps[*(const enum config_keep *)place], out);
         break;
     case SETTING_OPTIMIZER:
         fputs(optimizer_name(*(const enum optimizer_kind *)place), out);

@@ -93,8 +93,10 @@ dimfit_err coordinator_new(const struct coordinator_options *options,
     c->io = *io;
     c->started_ms = c->awake_ms = io->now_ms(io->self);
     dimfit_err err = DIMFIT_ERR_NOMEM;
+    c->cluster = options->cluster;
     c->members = calloc(options->shards, sizeof *c->members);
-    if (c->members != NULL)
+    c->kept = calloc(options->shards, sizeof *c->kept);
+    if (c->members != NULL && c->kept != NULL)
         err = cluster_map_new(options->shards, &c->map);
     if (err == DIMFIT_OK)
         err = state != NULL ? coordinator_load(c, state, len, detail)
@@ -128,6 +130,7 @@ void coordinator_destroy(struct coordinator **coordinator) {
     layout_destroy(&c->layout);
     cluster_map_destroy(&c->map);
     free(c->members);
+    free(c->kept);
     c->magic = 0;
     free(c);
     *coordinator = NULL;

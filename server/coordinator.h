@@ -69,6 +69,7 @@ struct coordinator_io {
 struct coordinator_options {
     size_t shards;               /* how many make the cluster */
     uint64_t seed;               /* of initial values */
+    uint64_t cluster;            /* the number a new cluster gets, drawn; never 0 */
     bool auto_slots;             /* workers may declare slots that the configuration doesn't list */
     struct layout_slot defaults; /* of declared slots; width 0: as dim */
     size_t n_slots;

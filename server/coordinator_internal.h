@@ -189,8 +189,10 @@ struct coordinator {
     struct coordinator_options options;
     struct coordinator_io io;
     struct layout *layout;
+    uint64_t cluster; /* its number: rows that a shard keeps are this cluster's or another's */
     struct cluster_map *map;
     struct member *members; /* [options.shards] */
+    bool *kept; /* [options.shards] shards that keep their rows on their disks, and come back so */
     struct op *ops;
     struct barrier *barriers;
     struct search search;

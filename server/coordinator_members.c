@@ -18,6 +18,33 @@ bool members_find(const struct coordinator *c, const struct route *from, size_t 
     return false;
 }
 
+/* A place for a shard that has no rows: not one whose rows are on somebody's disk. */
+static dimfit_err place_new(const struct coordinator *c, size_t *number,
+                            struct err_detail *detail) {
+    size_t waiting = SIZE_MAX;
+    for (size_t i = 0; i < c->options.shards; i++) {
+        if (!c->members[i].registered && !c->kept[i]) {
+            *number = i;
+            return DIMFIT_OK;
+        }
+        if (!c->members[i].registered && waiting == SIZE_MAX)
+            waiting = i;
+    }
+    if (waiting != SIZE_MAX)
+        return err_set(detail, DIMFIT_ERR_EXISTS,
+                       "shard %zu has its rows in a folder shard-%zu of its --data-dir, which this "
+                       "process has not: start it with that; if the folder is lost, bring a "
+                       "checkpoint back (dimfitctl checkpoint load)",
+                       waiting, waiting);
+    return err_set(detail, DIMFIT_ERR_EXISTS,
+                   "the cluster has all its %zu shards; one that died keeps its place: start it "
+                   "again with its "
+                   "--data-dir, or, where it kept none and its rows are lost with it, restart the "
+                   "cluster, with "
+                   "a larger --shards to make it larger",
+                   c->options.shards);
+}
+
 /* Which number a shard gets: its own again, or the first free one for a new shard. */
 static dimfit_err place(const struct coordinator *c, const struct hello *hello, uint64_t identity,
                         size_t *number, struct err_detail *detail) {
@@ -27,24 +54,32 @@ static dimfit_err place(const struct coordinator *c, const struct hello *hello, 
             return DIMFIT_OK;
         }
     }
-    if (hello->number != HELLO_NO_NUMBER) {
-        if (hello->number >= c->options.shards || c->members[hello->number].registered)
-            return err_set(detail, DIMFIT_ERR_EXISTS,
-                           "shard %u is another cluster's, or its place is taken", hello->number);
-        *number = hello->number;
+    if (hello->number == HELLO_NO_NUMBER)
+        return place_new(c, number, detail);
+    if (hello->number >= c->options.shards || c->members[hello->number].registered)
+        return err_set(detail, DIMFIT_ERR_EXISTS,
+                       "shard %u is another cluster's, or its place is taken", hello->number);
+    *number = hello->number;
+    return DIMFIT_OK;
+}
+
+/* Rows on a disk belong to one cluster, spread over so many shards. */
+static dimfit_err check_cluster(const struct coordinator *c, const struct hello *hello,
+                                struct err_detail *detail) {
+    if (hello->cluster == 0)
         return DIMFIT_OK;
-    }
-    for (size_t i = 0; i < c->options.shards; i++) {
-        if (!c->members[i].registered) {
-            *number = i;
-            return DIMFIT_OK;
-        }
-    }
-    return err_set(
-        detail, DIMFIT_ERR_EXISTS,
-        "the cluster has all its %zu shards; one that died keeps its place, and its rows "
-        "are lost with it: restart the cluster, with a larger --shards to make it larger",
-        c->options.shards);
+    if (hello->cluster != c->cluster)
+        return err_set(
+            detail, DIMFIT_ERR_STATE,
+            "the rows in its folder shard-%u are of cluster %016llx, this is %016llx: give "
+            "it another --data-dir, or the coordinator the one it had",
+            hello->number, (unsigned long long)hello->cluster, (unsigned long long)c->cluster);
+    if (hello->shards == c->options.shards)
+        return DIMFIT_OK;
+    return err_set(detail, DIMFIT_ERR_STATE,
+                   "its rows are of a cluster of %u shards, this one has %zu; a checkpoint can be "
+                   "loaded into another number (dimfitctl checkpoint load)",
+                   hello->shards, c->options.shards);
 }
 
 /* A shard with rows of an older layout can only follow if it prepared the change to the one in
@@ -60,6 +95,38 @@ static dimfit_err check_epoch(const struct coordinator *c, const struct hello *h
                    (unsigned long long)hello->epoch, (unsigned long long)c->layout->epoch);
 }
 
+/* From now on its place is for these rows alone, before anybody pushes to it. */
+static dimfit_err keep_place(struct coordinator *c, const struct hello *hello, size_t number,
+                             struct err_detail *detail) {
+    if (hello->cluster == 0 || c->kept[number])
+        return DIMFIT_OK;
+    c->kept[number] = true;
+    const dimfit_err err = coordinator_save(c, c->layout, &c->undo, detail);
+    c->kept[number] = err == DIMFIT_OK;
+    return err;
+}
+
+static dimfit_err check_hello(struct coordinator *c, const struct hello *hello, uint64_t identity,
+                              size_t *number, struct err_detail *detail) {
+    dimfit_err err = check_cluster(c, hello, detail);
+    if (err == DIMFIT_OK)
+        err = check_epoch(c, hello, detail);
+    if (err == DIMFIT_OK)
+        err = place(c, hello, identity, number, detail);
+    return err == DIMFIT_OK ? keep_place(c, hello, *number, detail) : err;
+}
+
+static void welcome(struct coordinator *c, const struct asker *asker, size_t number) {
+    struct buf buf;
+    buf_init(&buf);
+    buf_put_u64(&buf, c->cluster);
+    buf_put_u32(&buf, (uint32_t)c->options.shards);
+    layout_encode(c->layout, &buf);
+    struct wire_header reply = {.status = buf_status(&buf), .tag = number};
+    coordinator_reply(c, asker, &reply, buf.data, buf.failed ? 0 : buf.len);
+    buf_fini(&buf);
+}
+
 void members_register(struct coordinator *c, const struct route *from,
                       const struct wire_header *header, const uint8_t *body, size_t len) {
     const struct asker asker = asker_of(from, header);
@@ -69,10 +136,8 @@ void members_register(struct coordinator *c, const struct route *from,
     dimfit_err err = hello_decode(body, len, &hello);
     if (err != DIMFIT_OK)
         err_set(&detail, err, "malformed registration");
-    if (err == DIMFIT_OK)
-        err = check_epoch(c, &hello, &detail);
-    if (err == DIMFIT_OK)
-        err = place(c, &hello, header->client, &number, &detail);
+    else
+        err = check_hello(c, &hello, header->client, &number, &detail);
     if (err != DIMFIT_OK) {
         log_warn("coordinator", "a shard was refused: %s", detail.text);
         coordinator_answer(c, &asker, err, &detail, NULL, 0);
@@ -81,7 +146,7 @@ void members_register(struct coordinator *c, const struct route *from,
 
     const bool is_new = hello.number == HELLO_NO_NUMBER;
     struct member *const member = &c->members[number];
-    if (!member->registered)
+    if (!member->registered || member->pid != hello.pid)
         log_info("coordinator", "shard %zu joins: %s, process %llu", number, hello.endpoint,
                  (unsigned long long)hello.pid);
     *member = (struct member){
@@ -94,16 +159,10 @@ void members_register(struct coordinator *c, const struct route *from,
     };
     memcpy(c->map->endpoints[number], hello.endpoint, sizeof hello.endpoint);
     c->map->version++;
-    c->uneven |= !is_new;
+    c->uneven |= !is_new && (hello.epoch != c->layout->epoch || hello.slots != c->layout->n_slots);
     if (c->next_search < hello.search)
         c->next_search = hello.search; /* another coordinator's: ours are told from it */
-
-    struct buf buf;
-    buf_init(&buf);
-    layout_encode(c->layout, &buf);
-    struct wire_header reply = {.status = buf_status(&buf), .tag = number};
-    coordinator_reply(c, &asker, &reply, buf.data, buf.failed ? 0 : buf.len);
-    buf_fini(&buf);
+    welcome(c, &asker, number);
 }
 
 /* A heartbeat from a shard we don't know (we restarted): it is told to register again. */

@@ -1,13 +1,14 @@
 /*
  * What outlives the coordinator: the layout in force, what the last commit can be undone by, and
- * the number of the last search. One file, replaced whole; replacing it is the commit point.
+ * the numbers of the cluster and of the last search, and which shards keep their rows. One file,
+ * replaced whole; replacing it is the commit point.
  */
 #include "server/coordinator_internal.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define STATE_MAGIC 0x3274536d69646400ull /* "\0ddimSt2" */
+#define STATE_MAGIC 0x3374536d69646400ull /* "\0ddimSt3" */
 
 void undo_fini(struct undo *undo) {
     change_destroy(&undo->change);
@@ -63,7 +64,37 @@ static dimfit_err undo_decode(struct reader *r, struct undo *out, struct err_det
     return err;
 }
 
-/* magic, checksum of the rest, last search, the layout, what it can be undone by */
+/* Of a shard that keeps its rows the place is known, and how many there were. */
+static void kept_encode(const struct coordinator *c, struct buf *out) {
+    buf_put_u64(out, c->cluster);
+    buf_put_u32(out, (uint32_t)c->options.shards);
+    for (size_t i = 0; i < c->options.shards; i++)
+        buf_put_u8(out, c->kept[i]);
+}
+
+static dimfit_err kept_decode(struct coordinator *c, struct reader *r, struct err_detail *detail) {
+    const uint64_t cluster = reader_u64(r);
+    const uint32_t shards = reader_u32(r);
+    bool any = false;
+    for (uint32_t i = 0; i < shards && !r->failed; i++) {
+        const bool kept = reader_u8(r) != 0;
+        any |= kept;
+        if (i < c->options.shards)
+            c->kept[i] = kept;
+    }
+    if (r->failed)
+        return err_set(detail, DIMFIT_ERR_IO, "the state file ends before its end");
+    if (any && shards != c->options.shards)
+        return err_set(detail, DIMFIT_ERR_CONFIG,
+                       "its %u shards keep their rows, --shards says %zu; give the old number, or "
+                       "load a checkpoint into another --data-dir",
+                       shards, c->options.shards);
+    c->cluster = cluster;
+    return DIMFIT_OK;
+}
+
+/* magic, checksum of the rest, the cluster and its shards, last search, the layout, what it can be
+ * undone by */
 dimfit_err coordinator_save(struct coordinator *c, const struct layout *layout,
                             const struct undo *undo, struct err_detail *detail) {
     if (c->io.save == NULL)
@@ -72,6 +103,7 @@ dimfit_err coordinator_save(struct coordinator *c, const struct layout *layout,
     buf_init(&part);
     buf_init(&body);
     buf_init(&state);
+    kept_encode(c, &body);
     buf_put_u64(&body, c->next_search);
     layout_encode(layout, &part);
     put_part(&body, &part);
@@ -98,12 +130,15 @@ dimfit_err coordinator_load(struct coordinator *c, const void *bytes, size_t len
         return err_set(detail, DIMFIT_ERR_VERSION, "the state file is not one of this version");
     if (XXH3_64bits(r.data, r.left) != sum)
         return err_set(detail, DIMFIT_ERR_IO, "the state file is damaged (checksum)");
+    dimfit_err err = kept_decode(c, &r, detail);
+    if (err != DIMFIT_OK)
+        return err;
     c->next_search = reader_u64(&r);
     const uint64_t layout_len = reader_u64(&r);
     const uint8_t *const layout = reader_take(&r, layout_len);
     if (r.failed)
         return err_set(detail, DIMFIT_ERR_IO, "the state file ends before its end");
-    dimfit_err err = layout_decode(layout, layout_len, &c->layout, detail);
+    err = layout_decode(layout, layout_len, &c->layout, detail);
     if (err == DIMFIT_OK)
         err = undo_decode(&r, &c->undo, detail);
     if (err == DIMFIT_OK && !reader_done(&r))

@@ -13,6 +13,8 @@
 #include <cblas.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/random.h>
+#include <sys/stat.h>
 
 enum {
     EXIT_USAGE = 2,
@@ -49,6 +51,14 @@ static void catch_signals(void) {
     signal(SIGPIPE, SIG_IGN);
 }
 
+/* Never 0. */
+static uint64_t random_number(void) {
+    uint64_t number = 0;
+    if (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number)
+        number = (uint64_t)zclock_usecs();
+    return number | 1;
+}
+
 static dimfit_err start_coordinator(struct daemon *d, struct err_detail *detail) {
     const struct config *const config = &d->config;
     dimfit_err err = strategies_load(config->strategies, &d->strategies, detail);
@@ -64,6 +74,7 @@ static dimfit_err start_coordinator(struct daemon *d, struct err_detail *detail)
             {
                 .shards = config->shards,
                 .seed = config->seed,
+                .cluster = random_number(),
                 .auto_slots = config->auto_slots,
                 .defaults = config->defaults,
                 .n_slots = config->n_slots,
@@ -102,6 +113,36 @@ static dimfit_err choose_spill(struct daemon *d, struct err_detail *detail) {
     return spill_start(given, &d->spill, detail);
 }
 
+/* A folder to keep the rows in is there, or they are not kept, which is said. */
+static dimfit_err choose_durability(struct daemon *d, struct err_detail *detail) {
+    const struct config *const config = &d->config;
+    const bool folder = config->data_dir[0] != 0;
+    enum durability *const out = &d->shard_options.durability;
+    switch (config->durability) {
+    case KEEP_AUTO:
+        *out = folder ? DURABILITY_PROCESS : DURABILITY_NONE;
+        break;
+    case KEEP_NONE:
+        *out = DURABILITY_NONE;
+        break;
+    case KEEP_PROCESS:
+        *out = DURABILITY_PROCESS;
+        break;
+    case KEEP_DISK:
+        *out = DURABILITY_DISK;
+        break;
+    }
+    if (*out == DURABILITY_NONE)
+        log_info("dimfitd", "rows are not kept when this process ends: %s",
+                 folder ? "--durability none" : "there is no --data-dir");
+    else if (!folder)
+        return err_set(detail, DIMFIT_ERR_CONFIG, "--durability needs a --data-dir for the rows");
+    if (folder && mkdir(config->data_dir, 0700) != 0 && errno != EEXIST)
+        return err_set(detail, DIMFIT_ERR_IO, "--data-dir %s: cannot make it: %s", config->data_dir,
+                       strerror(errno));
+    return DIMFIT_OK;
+}
+
 static dimfit_err start_shards(struct daemon *d, struct err_detail *detail) {
     const struct config *const config = &d->config;
     d->shard_options = (struct shard_host_options){
@@ -118,7 +159,11 @@ static dimfit_err start_shards(struct daemon *d, struct err_detail *detail) {
         .join_timeout_ms = JOIN_TIMEOUT_MS,
         .eviction_log = config->eviction_log[0] != 0,
         .failed = &d->failed,
+        .data_dir = config->data_dir,
     };
+    const dimfit_err keeps = choose_durability(d, detail);
+    if (keeps != DIMFIT_OK)
+        return keeps;
     if (d->shard_options.eviction_log) {
         const dimfit_err err = eviction_log_start(config->eviction_log, &d->eviction_log, detail);
         if (err != DIMFIT_OK)
@@ -133,8 +178,14 @@ static dimfit_err start_shards(struct daemon *d, struct err_detail *detail) {
     const dimfit_err stocked = stock_start(detail);
     if (stocked != DIMFIT_OK)
         return stocked;
+    uint32_t from = 0;
     while (d->n_shards < config->shards) {
-        const dimfit_err err = shard_host_start(&d->shard_options, &d->shards[d->n_shards], detail);
+        struct disk *folder = NULL;
+        dimfit_err err = d->shard_options.durability == DURABILITY_NONE
+                             ? DIMFIT_OK
+                             : shard_host_find_folder(config->data_dir, &from, &folder, detail);
+        if (err == DIMFIT_OK)
+            err = shard_host_start(&d->shard_options, &folder, &d->shards[d->n_shards], detail);
         if (err != DIMFIT_OK)
             return err;
         d->n_shards++;

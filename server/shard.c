@@ -80,6 +80,10 @@ uint64_t shard_epoch(const struct shard *shard) {
     return shard->layout->epoch;
 }
 
+size_t shard_slots(const struct shard *shard) {
+    return shard->layout->n_slots;
+}
+
 uint64_t shard_prepared_epoch(const struct shard *shard) {
     return shard->prepared_epoch;
 }

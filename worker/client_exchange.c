@@ -316,6 +316,7 @@ static void take_answer(struct dimfit *c, struct part *part, const struct wire_h
         break;
     case DIMFIT_ERR_EPOCH_AHEAD:
     case DIMFIT_ERR_FROZEN:
+    case DIMFIT_ERR_LOG:
         refused(c, part, now);
         break;
     case DIMFIT_ERR_SEQ_GAP:
@@ -455,9 +456,10 @@ static void give_up(struct dimfit *c, struct part *part, int64_t now) {
     const dimfit_err refusal = why->err;
     const bool unknown = part->of->recorded && part->sent;
     const double seconds = (double)c->timeout_ms / 1000;
-    char text[160];
+    char text[320];
     if (refused)
-        snprintf(text, sizeof text, "still refused after %.1f s: %s", seconds, err_text(refusal));
+        snprintf(text, sizeof text, "still refused after %.1f s: %s%s%.200s", seconds,
+                 err_text(refusal), why->detail.text[0] != 0 ? ": " : "", why->detail.text);
     else
         snprintf(text, sizeof text, "no answer to a %s within %.1f s", part->of->what, seconds);
     abandon(c, part, now);
