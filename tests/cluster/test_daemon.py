@@ -324,7 +324,7 @@ def test_layout_survives_a_restart(standalone, connect, ctl, tmp_path):
     rows = c.pull({1: unseen, 30: unseen})
     assert layout.epoch == 1 and layout[1].width == 4
     first.kill()
-    again = connect(standalone(3, options, slots=SLOTS))
+    again = connect(standalone(2, options, slots=SLOTS))
     assert again.layout().epoch == 1
     assert list(again.layout()) == [1, 2, 30] and again.layout()[30].name == "late"
     np.testing.assert_array_equal(again.layout()[1].basis, layout[1].basis)

@@ -193,6 +193,7 @@ static void begin(struct play *play, bool anew) {
     struct coordinator_options options = {
         .shards = SHARDS,
         .seed = 7,
+        .cluster = 77,
         .auto_slots = true,
         .defaults = scene_slots()[0],
         .n_slots = SCENE_SLOTS,
@@ -240,6 +241,9 @@ static void enter(struct play *play, size_t shard, uint8_t form) {
         hello.epoch = play->epoch - (form >> 3 & 1);
         hello.prepared_epoch = form >> 4 & 7;
         hello.search = form >> 7;
+        hello.cluster = (form >> 6 & 1) != 0 ? 77 : form >> 5 & 1;
+        hello.shards = 1 + (form >> 3 & 3);
+        hello.slots = form >> 5;
     }
     snprintf(hello.endpoint, sizeof hello.endpoint, "tcp://shard:%zu", shard);
     const struct wire_header header = {.kind = WIRE_REGISTER, .client = 100 + shard + (form & 2)};

@@ -270,7 +270,10 @@ static void shard_begin(struct sim *sim, int node, const struct message *m) {
     const struct shard_io io = {.self = sim, .body = io_body};
     struct layout *layout = NULL;
     base_assert(m->header.status == DIMFIT_OK);
-    base_assert(layout_decode(m->body, m->len, &layout, NULL) == DIMFIT_OK);
+    struct reader r = reader_of(m->body, m->len);
+    (void)reader_u64(&r); /* the cluster */
+    base_assert(reader_u32(&r) == sim->options.shards);
+    base_assert(layout_decode(r.data, r.left, &layout, NULL) == DIMFIT_OK);
     base_assert(shard_new(layout, &options, &io, &sim->shards[node - NODE_SHARD]) == DIMFIT_OK);
     sim->numbers[node - NODE_SHARD] = (uint32_t)m->header.tag;
     layout_destroy(&layout);
@@ -284,6 +287,7 @@ static void say_hello(struct sim *sim, size_t shard) {
         hello.epoch = shard_epoch(sim->shards[shard]);
         hello.prepared_epoch = shard_prepared_epoch(sim->shards[shard]);
         hello.search = shard_search(sim->shards[shard]);
+        hello.slots = (uint32_t)shard_slots(sim->shards[shard]);
     }
     struct buf buf;
     buf_init(&buf);
@@ -577,6 +581,7 @@ struct sim *sim_new(const struct sim_options *options) {
     sim->coordinator_options = (struct coordinator_options){
         .shards = options->shards,
         .seed = 7,
+        .cluster = 77,
         .auto_slots = options->auto_slots,
         .defaults = options->slots[0],
         .n_slots = options->n_slots,
