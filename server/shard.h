@@ -121,7 +121,7 @@ dimfit_err shard_replayed(struct shard *shard, const struct shard_options *optio
 dimfit_err shard_log_options(struct shard *shard, struct err_detail *detail) MUST_CHECK;
 
 uint64_t shard_epoch(const struct shard *shard);
-size_t shard_slots(const struct shard *shard); /* of its layout */
+size_t shard_slots(const struct shard *shard);            /* of its layout */
 uint64_t shard_prepared_epoch(const struct shard *shard); /* 0: nothing prepared */
 uint64_t
 shard_search(const struct shard *shard); /* the search that last started scoring, 0: none */

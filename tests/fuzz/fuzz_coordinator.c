@@ -108,7 +108,9 @@ static dimfit_err io_save(void *self, const void *bytes, size_t len, struct err_
     struct reader in = reader_of(bytes, len);
     play->state.len = 0;
     buf_put(&play->state, bytes, len);
-    (void)reader_take(&in, 3 * sizeof(uint64_t)); /* magic, checksum, next search */
+    (void)reader_take(&in, 3 * sizeof(uint64_t)); /* magic, checksum, cluster */
+    const uint32_t shards = reader_u32(&in);
+    (void)reader_take(&in, shards + sizeof(uint64_t)); /* which keep rows, next search */
     const size_t layout_len = reader_u64(&in);
     layout_destroy(&play->layout);
     REQUIRE(layout_decode(reader_take(&in, layout_len), layout_len, &play->layout, NULL) ==

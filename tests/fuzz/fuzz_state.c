@@ -7,7 +7,7 @@
 #include "tests/fuzz/sealed.h"
 
 #define STATE_MAGIC                                                                                \
-    0x3274536d69646400ull /* as in server/coordinator_state.c; a seed says if not                  \
+    0x3374536d69646400ull /* as in server/coordinator_state.c; a seed says if not                  \
                            */
 
 static int64_t no_time(void *self) {
@@ -67,7 +67,10 @@ void fuzz_seeds(struct fuzz_sink *sink) {
         struct layout *layout = scene_layout(epoch), *before = scene_layout(0);
         struct change *change = scene_change(before, SCENE_ALL);
         buf_put_u8(&state, 1);
-        buf_put_u64(&state, 9); /* the next search */
+        buf_put_u64(&state, 77); /* the cluster, */
+        buf_put_u32(&state, 1);  /* of so many shards; */
+        buf_put_u8(&state, 1);   /* which of them keep their rows */
+        buf_put_u64(&state, 9);  /* the next search */
         layout_encode(layout, &part);
         put_part(&state, &part);
         buf_put_u64(&state, 8); /* the search that made the change */

@@ -370,8 +370,8 @@ static void plans_equal_those_worked_out_from_the_rows_by_numpy(void **state) {
     assert_non_null(file);
     put_all_plans(file, *state);
     assert_int_equal(fclose(file), 0);
-    snprintf(command, sizeof command, "%s -B '%s/plan_tiers_reference.py' %s", python, dirname(here),
-             name);
+    snprintf(command, sizeof command, "%s -B '%s/plan_tiers_reference.py' %s", python,
+             dirname(here), name);
     const int result = system(command);
     unlink(name);
     assert_int_equal(result, 0);
