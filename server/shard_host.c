@@ -255,10 +255,10 @@ static bool is_stopped(const struct host *host) {
     return (zsock_events(host->pipe) & ZMQ_POLLIN) != 0;
 }
 
-static bool host_go_on(void *self, bool moving) {
+static bool host_go_on(void *self, enum shard_store_step step) {
     struct host *const host = self;
     CHECK_OBJ_NOTNULL(host, HOST_MAGIC);
-    if (moving && !can_work(host))
+    if (step == STORE_WAITS || (step == STORE_MOVES && !can_work(host)))
         zclock_sleep(FULL_MS);
     return ++host->replayed % STOP_RECORDS != 0 || !is_stopped(host);
 }

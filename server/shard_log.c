@@ -134,8 +134,8 @@ static dimfit_err replay_command(struct shard *shard, const struct shard_message
     struct shard_reply reply = {.len = 0};
     const dimfit_err err = handler(shard, in, &reply);
     shard->phase = in->header->phase;
-    if (err == DIMFIT_OK)
-        return DIMFIT_OK;
+    if (err == DIMFIT_OK || err == DIMFIT_ERR_BUSY) /* rows before a change are being written */
+        return err;
     return err_set(detail, err == DIMFIT_ERR_NOMEM ? err : DIMFIT_ERR_DATA, "%s: %.250s",
                    err_text(err), reply.header.detail.text);
 }

@@ -266,9 +266,9 @@ struct recovery {
     struct shard *shard;
 };
 
-static bool go_on(const struct recovery *recovery, bool moving) {
+static bool go_on(const struct recovery *recovery, enum shard_store_step step) {
     const struct shard_store_options *const options = &recovery->store->options;
-    return options->go_on == NULL || options->go_on(options->self, moving);
+    return options->go_on == NULL || options->go_on(options->self, step);
 }
 
 /* Rows move as records allow, and where a record needs them to stand still, to the end. */
@@ -276,11 +276,11 @@ static dimfit_err replay_one(struct recovery *recovery, const struct wire_header
                              const uint8_t *body, size_t len, struct err_detail *detail) {
     dimfit_err err;
     while ((err = shard_replay(recovery->shard, header, body, len, detail)) == DIMFIT_ERR_BUSY) {
-        if (!go_on(recovery, true))
+        if (!go_on(recovery, shard_has_work(recovery->shard) ? STORE_MOVES : STORE_WAITS))
             return err_set(detail, DIMFIT_ERR_STATE, "asked to stop");
         (void)shard_work(recovery->shard);
     }
-    if (err == DIMFIT_OK && shard_has_work(recovery->shard) && go_on(recovery, true))
+    if (err == DIMFIT_OK && shard_has_work(recovery->shard) && go_on(recovery, STORE_MOVES))
         (void)shard_work(recovery->shard);
     return err;
 }
@@ -290,7 +290,7 @@ static dimfit_err take(void *self, uint64_t position, const uint8_t *header, siz
     struct recovery *const recovery = self;
     struct wire_header decoded;
     struct err_detail why = {{0}};
-    if (!go_on(recovery, false))
+    if (!go_on(recovery, STORE_REPLAYS))
         return err_set(detail, DIMFIT_ERR_STATE, "asked to stop");
     dimfit_err err = wire_decode(header, header_len, &decoded, &why);
     if (err == DIMFIT_OK && recovery->shard == NULL)

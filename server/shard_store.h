@@ -23,13 +23,19 @@ struct shard_identity {
 
 struct shard_store;
 
+enum shard_store_step {
+    STORE_REPLAYS, /* a record */
+    STORE_MOVES,   /* a slice of rows */
+    STORE_WAITS,   /* for rows that are being saved */
+};
+
 struct shard_store_options {
     bool synced;            /* what is not durable is promised to nobody */
     uint64_t segment_bytes; /* 0: the usual */
     uint64_t random;        /* of this process */
-    /* Asked between two records of a replay. Wait until rows can be moved, if they can't
-     * (moving), and say whether to go on. May be NULL. */
-    bool (*go_on)(void *self, bool moving);
+    /* Asked in a replay, whether to go on with it; to wait a little first where rows can't be
+     * moved, or others write what the next record needs. May be NULL. */
+    bool (*go_on)(void *self, enum shard_store_step step);
     void *self;
 };
 

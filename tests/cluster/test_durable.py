@@ -180,7 +180,6 @@ def test_killed_one_by_one_they_come_back_as_they_were(parts, connect, loads, se
     assert_exact(connect(cluster.at), workers)
 
 
-@pytest.mark.xfail(reason="a restart right after a commit now and then leaves connect() unanswered")
 def test_a_layout_change_and_its_rollback_survive_with_what_was_trained(whole, connect, ctl):
     daemon = whole()
     rng = np.random.default_rng(7)
