@@ -166,8 +166,8 @@ static dimfit_err real_list(struct disk *disk, void (*each)(void *self, const ch
     if (dir == NULL)
         return folder_error(folder, "", "list it", detail);
     const struct dirent *entry;
-    errno = 0;
-    while ((entry = readdir(dir)) != NULL) {
+    /* Of readdir() alone: `each` may leave anything in errno. */
+    while (errno = 0, (entry = readdir(dir)) != NULL) {
         if (entry->d_name[0] != '.')
             each(self, entry->d_name);
     }
@@ -245,8 +245,12 @@ dimfit_err disk_folder_open(const char *path, struct disk **out, struct err_deta
                    ? err_set(detail, DIMFIT_ERR_IO, "%s: this folder is gone", path)
                    : err;
     if (flock(folder->fd, LOCK_EX | LOCK_NB) != 0) {
+        const int error = errno;
         real_close(&folder->disk);
-        return err_set(detail, DIMFIT_ERR_BUSY, "%s is in use by another dimfitd", path);
+        return error == EWOULDBLOCK
+                   ? err_set(detail, DIMFIT_ERR_BUSY, "%s is in use by another dimfitd", path)
+                   : err_set(detail, DIMFIT_ERR_IO, "%s: cannot lock it: %s", path,
+                             strerror(error));
     }
     *out = &folder->disk;
     return DIMFIT_OK;

@@ -41,16 +41,22 @@ void kept_plan_encode(const struct kept_plan *plan, struct buf *out) {
     buf_fini(&body);
 }
 
-static bool read_body(struct reader *r, struct kept_plan *plan) {
+static dimfit_err read_body(struct reader *r, struct kept_plan *plan) {
     plan->id = reader_u64(r);
     plan->applied = reader_u64(r);
     plan->undone = reader_u8(r) != 0;
     const uint64_t len = reader_u64(r);
     const uint8_t *const change = reader_take(r, len);
-    if (r->failed || plan->id == 0 || change_decode(change, len, &plan->change, NULL) != DIMFIT_OK)
-        return false;
-    plan->report = json_loadb((const char *)r->data, r->left, JSON_REJECT_DUPLICATES, NULL);
-    return json_is_object(plan->report) && plan->change->undoes == 0;
+    if (r->failed || plan->id == 0)
+        return DIMFIT_ERR_IO;
+    const dimfit_err err = change_decode(change, len, &plan->change, NULL);
+    if (err != DIMFIT_OK)
+        return err == DIMFIT_ERR_NOMEM ? err : DIMFIT_ERR_IO;
+    json_error_t why;
+    plan->report = json_loadb((const char *)r->data, r->left, JSON_REJECT_DUPLICATES, &why);
+    if (plan->report == NULL && json_error_code(&why) == json_error_out_of_memory)
+        return DIMFIT_ERR_NOMEM;
+    return json_is_object(plan->report) && plan->change->undoes == 0 ? DIMFIT_OK : DIMFIT_ERR_IO;
 }
 
 dimfit_err kept_plan_decode(const void *bytes, size_t len, struct kept_plan **out,
@@ -62,11 +68,12 @@ dimfit_err kept_plan_decode(const void *bytes, size_t len, struct kept_plan **ou
     if (XXH3_64bits(r.data, r.left) != sum)
         return err_set(detail, DIMFIT_ERR_IO, "the plan is damaged (checksum)");
     struct kept_plan *plan = calloc(1, sizeof *plan);
-    if (plan == NULL)
-        return err_set(detail, DIMFIT_ERR_NOMEM, "no memory for a plan");
-    if (!read_body(&r, plan)) {
+    const dimfit_err err = plan == NULL ? DIMFIT_ERR_NOMEM : read_body(&r, plan);
+    if (err != DIMFIT_OK) {
         kept_plan_destroy(&plan);
-        return err_set(detail, DIMFIT_ERR_IO, "the plan is damaged (its change or its report)");
+        return err_set(detail, err,
+                       err == DIMFIT_ERR_NOMEM ? "no memory for a plan"
+                                               : "the plan is damaged (its change or its report)");
     }
     *out = plan;
     return DIMFIT_OK;

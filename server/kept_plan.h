@@ -25,7 +25,7 @@ struct kept_plan {
 void kept_plan_destroy(struct kept_plan **plan);
 
 void kept_plan_encode(const struct kept_plan *plan, struct buf *out);
-/* VERSION for another version's bytes, IO for damaged ones. */
+/* VERSION for another version's bytes, IO for damaged ones, NOMEM. */
 dimfit_err kept_plan_decode(const void *bytes, size_t len, struct kept_plan **out,
                             struct err_detail *detail) MUST_CHECK;
 

@@ -43,11 +43,16 @@ dimfit_err state_file_open(const char *folder, struct state_file **out, struct e
         return DIMFIT_ERR_IO;
     }
     if (flock(file->folder, LOCK_EX | LOCK_NB) != 0) {
-        err_set(detail, DIMFIT_ERR_BUSY,
-                "--data-dir %s is in use by another dimfitd; stop it or give another folder",
-                folder);
+        const dimfit_err err =
+            errno == EWOULDBLOCK
+                ? err_set(
+                      detail, DIMFIT_ERR_BUSY,
+                      "--data-dir %s is in use by another dimfitd; stop it or give another folder",
+                      folder)
+                : err_set(detail, DIMFIT_ERR_IO, "--data-dir %s: cannot lock it: %s", folder,
+                          strerror(errno));
         state_file_close(&file);
-        return DIMFIT_ERR_BUSY;
+        return err;
     }
     *out = file;
     return DIMFIT_OK;

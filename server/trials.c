@@ -155,11 +155,11 @@ dimfit_err trials_decode(struct trials *trials, const void *bytes, size_t len,
     struct trial_key is;
     is.low = reader_u64(&in);
     is.high = reader_u64(&in);
-    const int64_t age = wall_s - (int64_t)reader_u64(&in);
+    const int64_t written_s = (int64_t)reader_u64(&in);
     const uint64_t n = reader_u64(&in);
     if (in.failed || !reader_has(&in, n, TRIAL_BYTES))
         return DIMFIT_ERR_IO;
-    if (!equal(is, about) || age < 0 || age > max_age_s)
+    if (!equal(is, about) || written_s > wall_s || written_s < wall_s - max_age_s)
         return DIMFIT_ERR_NOT_FOUND;
     dimfit_err err = DIMFIT_OK;
     for (uint64_t i = 0; i < n && err == DIMFIT_OK; i++)

@@ -83,6 +83,10 @@ static void another_question_and_old_or_damaged_bytes_are_of_no_use(void **state
                      DIMFIT_ERR_NOT_FOUND);
     assert_int_equal(trials_decode(&trials, bytes.data, bytes.len, key_of(77), 4999, 3600),
                      DIMFIT_ERR_NOT_FOUND);
+    bytes.len = 0;
+    trials_encode(&trials, key_of(77), INT64_MIN, &bytes);
+    assert_int_equal(trials_decode(&trials, bytes.data, bytes.len, key_of(77), 5000, 3600),
+                     DIMFIT_ERR_NOT_FOUND);
     for (size_t len = 0; len < bytes.len; len++)
         assert_int_equal(trials_decode(&trials, bytes.data, len, key_of(77), 5000, 3600),
                          DIMFIT_ERR_IO);

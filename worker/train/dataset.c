@@ -58,7 +58,7 @@ static dimfit_err append(struct loader *l, enum dataset_part part, struct err_de
     if (d->rows == UINT32_MAX)
         return err_set(why, DIMFIT_ERR_LIMIT, "more than 2^32 - 1 samples");
     grow(l);
-    if (!l->single)
+    if (!l->single && l->sample.n > 1)
         qsort(l->sample.items, l->sample.n, sizeof *l->sample.items, by_slot);
     d->labels[d->rows] = l->sample.label;
     l->part[d->rows] = (uint8_t)part;
