@@ -42,7 +42,7 @@ static const char *const arguments[] = {
     "{\"saved\": true}",
     "{\"dry_run\": true}",
     "{\"estimator\": \"row\"}",
-    "{\"expire_days\": 3, \"expire_shows\": 1.5, \"dry_run\": false}",
+    "{\"unseen_days\": 3, \"shows\": 1.5, \"slots\": [1, \"item\"], \"dry_run\": false}",
 };
 
 struct saved_plan {
@@ -192,14 +192,16 @@ static void begin(struct play *play, bool anew) {
         .plan = io_plan,
         .stop = io_stop,
     };
+    /* Without the one whose optimizer takes no basis but its axes. */
+    const struct layout_slot slots[] = {scene_slots()[0], scene_slots()[1], scene_slots()[3]};
     struct coordinator_options options = {
         .shards = SHARDS,
         .seed = 7,
         .cluster = 77,
         .auto_slots = true,
         .defaults = scene_slots()[0],
-        .n_slots = SCENE_SLOTS,
-        .slots = scene_slots(),
+        .n_slots = ARRAY_LEN(slots),
+        .slots = slots,
         .scoring_timeout_ms = 5000,
         .step_timeout_ms = 1000,
         .shrink_at = 4 * 60,
@@ -376,6 +378,9 @@ static void declare(struct play *play, uint8_t form) {
     buf_put_f64(&body, reader_f32(&play->in));
     buf_put_str(&body, "");
     buf_put_f64(&body, 0.1);
+    buf_put_u8(&body, (form & 0x80) != 0 ? 1 : DECLARE_NO_TIERS);
+    buf_put_u32(&body, 3);
+    body.len -= (form & 0x80) != 0 ? 0 : sizeof(uint32_t);
     receive(play, WORKER, &header, body.data, body.len);
     buf_fini(&body);
 }

@@ -238,14 +238,15 @@ static void make_raw(struct play *play, struct wire_header *header, struct buf *
     buf_put(body, reader_take(&play->in, len), len);
 }
 
-/* The message before, with one byte changed or without its end. */
+/* The message before, from this client, with one byte changed or without its end. */
 static void make_damaged(struct play *play, struct wire_header *header, struct buf *body) {
     const uint16_t at = reader_u16(&play->in);
     const uint8_t change = reader_u8(&play->in);
-    const uint64_t seq = header->seq, epoch = header->epoch;
+    const struct wire_header numbered = *header;
     *header = play->last;
-    header->seq = seq;
-    header->epoch = epoch;
+    header->client = numbered.client;
+    header->seq = numbered.seq;
+    header->epoch = numbered.epoch;
     buf_put(body, play->last_body.data, play->last_body.len);
     if (body->len == 0)
         return;
