@@ -21,9 +21,9 @@ def _several() -> bool:
 def average_gradients(model: nn.Module, shards: Shards | None = None) -> None:
     """Replace the gradients of the model's weights by their mean over all workers: one all-reduce.
 
-    For the compact view, which DistributedDataParallel does not serve: widths of transforms change.
-    With shards, workers first agree on the newest layout any of them has met; one that was behind
-    carries its transforms over, and adds nothing to their mean in this batch.
+    For the compact view, which DistributedDataParallel does not serve: workers meet a new layout one
+    after the other. With shards, workers first agree on the newest layout any of them has met; one
+    that was behind carries its transforms over, and adds nothing to their mean in this batch.
     """
     if not _several():
         return

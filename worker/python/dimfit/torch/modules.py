@@ -21,6 +21,10 @@ class _Rows(nn.Module):
     r' = (v - m') M' of what the old ones stood for, so that W' = M'^T A and mean' = mean + (m' - m) A
     with A = M W + (I - M M^T) keep the function for all that the new basis holds; a direction that
     the old one lacks is passed on as it is.
+
+    The parameter `transform` is (dim, dim), of which W is the first rows, as many as rows are wide,
+    and the others are 0 and of no effect: a width that changes is no new parameter, so that
+    optimizers and whoever else holds it go on with it.
     """
 
     def __init__(self, shards: Shards, slot: int, dim: int | None = None, **settings: Any) -> None:
@@ -35,15 +39,17 @@ class _Rows(nn.Module):
         if self.slot not in shards.client.layout() or dim is not None:
             shards.client.declare({self.slot: {"dim": dim, **settings}})
         layout = shards.client.layout()
-        self.embedding_dim = layout[self.slot].dim
+        spec = layout[self.slot]
+        self.embedding_dim = spec.dim
         self._epoch = layout.epoch
         self._batch = 0  # the last one that uses the transform in its graph
         if shards.view == "compact":
-            spec = layout[self.slot]
-            self.transform = nn.Parameter(torch.from_numpy(spec.basis.T.copy()))
+            basis = _padded(spec.basis)
+            self.transform = nn.Parameter(basis.T.contiguous())
             self.register_buffer("mean", torch.from_numpy(spec.mean.copy()))
-            self.register_buffer("basis", torch.from_numpy(spec.basis.copy()))
+            self.register_buffer("basis", basis)
             self.register_buffer("origin", torch.from_numpy(spec.mean.copy()))
+            self.register_buffer("width", torch.tensor(spec.width))
 
     def extra_repr(self) -> str:
         return f"slot={self.slot}, dim={self.embedding_dim}, view={self.shards.view!r}"
@@ -71,30 +77,23 @@ class _Rows(nn.Module):
             return tensor.detach().cpu().numpy().astype(np.float64)
 
         M, W, mean, origin = map(double, (self.basis, self.transform, self.mean, self.origin))
-        if np.array_equal(self.basis.cpu().numpy(), to.basis) and np.array_equal(
-            self.origin.cpu().numpy(), to.mean
-        ):
+        basis = _padded(to.basis)
+        if np.array_equal(M, basis.numpy()) and np.array_equal(origin, to.mean):
             return
         A = M @ W + np.eye(to.dim) - M @ M.T
-        like = self.mean
-
-        def single(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.array(array, np.float32)).to(like.device)
-
+        with torch.no_grad():
+            self.transform.copy_(torch.from_numpy(basis.numpy().T @ A))
+            self.mean.copy_(torch.from_numpy(mean + (to.mean - origin) @ A))
+            self.basis.copy_(basis)
+            self.origin.copy_(torch.from_numpy(to.mean.copy()))
+            self.width.fill_(to.width)
         self.transform.grad = None
-        self.transform.data = single(to.basis.T.astype(np.float64) @ A)
-        self.mean = single(mean + (to.mean.astype(np.float64) - origin) @ A)
-        self.basis, self.origin = single(to.basis), single(to.mean)
         self.shards.replaced(self.transform)
 
-    def _load_from_state_dict(self, state: dict, prefix: str, *rest: Any) -> None:
-        """Of whatever layout it was saved in: the next forward carries it over."""
-        if self.shards.view == "compact" and prefix + "basis" in state:
-            self._epoch = -1
-            self.transform.data = torch.empty_like(state[prefix + "transform"])
-            self.basis = torch.empty_like(state[prefix + "basis"])
-            self.shards.replaced(self.transform)
-        super()._load_from_state_dict(state, prefix, *rest)
+    def _load_from_state_dict(self, *state: Any) -> None:
+        """Of whatever layout it was saved in: the next lookup carries it over."""
+        super()._load_from_state_dict(*state)
+        self._epoch = -1
 
     def _rows(self, keys: torch.Tensor) -> torch.Tensor:
         """(n, width): embeddings or, compact, stored rows that _embed() makes some."""
@@ -108,7 +107,8 @@ class _Rows(nn.Module):
         """weight (n, 1): how many rows, each with the mean, were summed up; None: one."""
         if self.shards.view == "full":
             return rows
-        return rows @ self.transform + (self.mean if weight is None else weight * self.mean)
+        mean = self.mean if weight is None else weight * self.mean
+        return rows @ self.transform[: rows.shape[1]] + mean
 
 
 class Embedding(_Rows):
@@ -159,3 +159,11 @@ class EmbeddingBag(_Rows):
         if self.mode == "max":  # does not commute with the transform
             return pool(self._embed(rows))
         return self._embed(pool(rows), pool(rows.new_ones(len(rows), 1)))
+
+
+def _padded(basis: np.ndarray) -> torch.Tensor:
+    """(dim, width) with columns of 0 up to (dim, dim)."""
+    dim, width = basis.shape
+    out = torch.zeros(dim, dim)
+    out[:, :width] = torch.from_numpy(basis.copy())
+    return out

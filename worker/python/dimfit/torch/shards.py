@@ -140,8 +140,8 @@ class Shards:
             self._try()
 
     def follow(self, optimizer: torch.optim.Optimizer) -> None:
-        """Compact view: let go of this optimizer's state of a transform that a layout change has
-        replaced by one of another width."""
+        """Compact view: let go of this optimizer's state of a transform when a layout change replaces
+        it: momenta are of the old directions."""
         self._optimizers.append(optimizer)
 
     # ---- for modules -----------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Shards:
         return _Lookup.apply(self._anchor, given, keep)
 
     def replaced(self, parameter: torch.nn.Parameter) -> None:
-        """A module has put another transform in this parameter."""
+        """A module has put another transform into this parameter."""
         for optimizer in self._optimizers:
             optimizer.state.pop(parameter, None)
 
