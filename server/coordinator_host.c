@@ -2,6 +2,7 @@
 
 #include "server/audit_log.h"
 #include "server/frames.h"
+#include "server/job_thread.h"
 #include "server/log.h"
 #include "server/state_file.h"
 #include "server/trial_file.h"
@@ -36,23 +37,8 @@ struct host {
 
 /* ---- the planner ----------------------------------------------------------------------------- */
 
-static void planner_actor(zsock_t *pipe, void *args) {
-    zsock_signal(pipe, 0);
-    for (;;) {
-        zmsg_t *msg = zmsg_recv(pipe);
-        if (msg == NULL)
-            return;
-        zframe_t *const frame = zmsg_first(msg);
-        struct plan_job *job = NULL;
-        const bool is_job = zframe_size(frame) == sizeof job;
-        if (is_job)
-            memcpy(&job, zframe_data(frame), sizeof job);
-        zmsg_destroy(&msg);
-        if (!is_job)
-            return; /* $TERM */
-        plan_job_run(job);
-        zsock_send(pipe, "p", job);
-    }
+static void run_plan(void *job) {
+    plan_job_run(job);
 }
 
 /* ---- what the coordinator needs -------------------------------------------------------------- */
@@ -116,9 +102,7 @@ static dimfit_err host_kept_trials(void *self, struct buf *out, struct err_detai
 
 static void host_plan(void *self, struct plan_job *job) {
     struct host *const host = self;
-    zframe_t *frame = zframe_new(&job, sizeof job);
-    if (frame == NULL || zframe_send(&frame, host->planner, 0) != 0) {
-        zframe_destroy(&frame);
+    if (!job_thread_give(host->planner, job)) {
         job->err = err_set(&job->detail, DIMFIT_ERR_NOMEM, "no memory to plan");
         coordinator_planned(host->coordinator, &job);
     }
@@ -218,7 +202,7 @@ static dimfit_err open_host(struct host *host, struct err_detail *detail) {
         err = start_core(host, found == DIMFIT_OK ? &state : NULL, detail);
     buf_fini(&state);
     if (err == DIMFIT_OK) {
-        host->planner = zactor_new(planner_actor, NULL);
+        host->planner = job_thread_new(run_plan);
         if (host->planner == NULL)
             err = err_set(detail, DIMFIT_ERR_NOMEM, "no thread for the planner");
     }
@@ -243,11 +227,9 @@ static void serve(struct host *host) {
 }
 
 static void take_plan(struct host *host) {
-    void *job = NULL;
-    if (zsock_recv(host->planner, "p", &job) == 0 && job != NULL) {
-        struct plan_job *done = job;
+    struct plan_job *done = job_thread_take(host->planner);
+    if (done != NULL)
         coordinator_planned(host->coordinator, &done);
-    }
 }
 
 static void run(struct host *host) {

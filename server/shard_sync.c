@@ -1,5 +1,7 @@
 #include "server/shard_sync.h"
 
+#include "server/job_thread.h"
+
 #include <stdlib.h>
 
 enum { SYNC_MAGIC = 0x53594e43 };
@@ -26,27 +28,13 @@ struct shard_sync {
     struct wal *wal;
     zactor_t *thread;
     struct job job;
-    bool under_way;
+    bool begun, given;         /* the job: made, and with the thread */
     struct held *first, **end; /* in the order of positions */
 };
 
-static void thread_actor(zsock_t *pipe, void *args) {
-    zsock_signal(pipe, 0);
-    for (;;) {
-        zmsg_t *msg = zmsg_recv(pipe);
-        if (msg == NULL)
-            return;
-        zframe_t *const frame = zmsg_first(msg);
-        struct job *job = NULL;
-        const bool is_job = zframe_size(frame) == sizeof job;
-        if (is_job)
-            memcpy(&job, zframe_data(frame), sizeof job);
-        zmsg_destroy(&msg);
-        if (!is_job)
-            return; /* $TERM */
-        job->err = wal_sync_run(&job->sync, &job->detail);
-        zsock_send(pipe, "p", job);
-    }
+static void run_sync(void *given) {
+    struct job *const job = given;
+    job->err = wal_sync_run(&job->sync, &job->detail);
 }
 
 dimfit_err shard_sync_new(struct wal *wal, struct shard_sync **out, struct err_detail *detail) {
@@ -56,7 +44,7 @@ dimfit_err shard_sync_new(struct wal *wal, struct shard_sync **out, struct err_d
     sync->magic = SYNC_MAGIC;
     sync->wal = wal;
     sync->end = &sync->first;
-    sync->thread = zactor_new(thread_actor, NULL);
+    sync->thread = job_thread_new(run_sync);
     if (sync->thread == NULL) {
         free(sync);
         return err_set(detail, DIMFIT_ERR_NOMEM, "no thread to sync the log");
@@ -114,10 +102,10 @@ dimfit_err shard_sync_hold(struct shard_sync *sync, void *socket, const struct r
 
 void shard_sync_begin(struct shard_sync *sync) {
     CHECK_OBJ_NOTNULL(sync, SYNC_MAGIC);
-    if (sync->under_way || !wal_sync_begin(sync->wal, &sync->job.sync))
+    if (sync->given || (!sync->begun && !wal_sync_begin(sync->wal, &sync->job.sync)))
         return;
-    sync->under_way = true;
-    zsock_send(sync->thread, "b", &(struct job *){&sync->job}, sizeof(struct job *));
+    sync->begun = true;
+    sync->given = job_thread_give(sync->thread, &sync->job); /* no memory: the next time */
 }
 
 static void send_held(struct shard_sync *sync) {
@@ -134,10 +122,9 @@ static void send_held(struct shard_sync *sync) {
 
 dimfit_err shard_sync_hear(struct shard_sync *sync, struct err_detail *detail) {
     CHECK_OBJ_NOTNULL(sync, SYNC_MAGIC);
-    void *job = NULL;
-    if (zsock_recv(sync->thread, "p", &job) != 0 || job == NULL)
+    if (job_thread_take(sync->thread) == NULL)
         return DIMFIT_OK;
-    sync->under_way = false;
+    sync->begun = sync->given = false;
     if (sync->job.err != DIMFIT_OK) {
         *detail = sync->job.detail;
         return sync->job.err;
