@@ -41,6 +41,8 @@ void table_figures_add(struct table_figures *into, const struct table_figures *p
     into->evicted += part->evicted;
     into->expired_rows += part->expired_rows;
     into->expired_pending += part->expired_pending;
+    into->promoted += part->promoted;
+    into->demoted += part->demoted;
 }
 
 void shard_figures_encode(const struct shard_figures *figures, struct buf *out) {

@@ -132,28 +132,37 @@ void init_value(const struct layout_slot *slot, uint64_t seed, uint64_t feasign,
     draw(slot, seed, feasign, all, slot->dim, v);
 }
 
-KERNEL static void map_value(const struct layout_slot *slot, const float *v, double *sum) {
+KERNEL static void map_value(const struct layout_slot *slot, const float *v, size_t n,
+                             double *sum) {
     const size_t w = slot->width;
-    memcpy(sum, slot->init_shift, w * sizeof *sum);
+    memcpy(sum, slot->init_shift, n * sizeof *sum);
     for (uint32_t i = 0; i < slot->dim; i++) {
         const double *const row = slot->init_map + i * w;
-        for (size_t k = 0; k < w; k++)
+        for (size_t k = 0; k < n; k++)
             sum[k] += v[i] * row[k];
     }
 }
 
-void init_row(const struct layout_slot *slot, uint64_t seed, uint64_t feasign, float *r) {
-    const size_t w = slot->width;
-    if (w == 0)
+static void init_cells(const struct layout_slot *slot, uint64_t seed, uint64_t feasign, size_t n,
+                       float *r) {
+    if (n == 0)
         return;
     if (slot->axes != NULL) {
-        draw(slot, seed, feasign, slot->axes, w, r);
+        draw(slot, seed, feasign, slot->axes, n, r);
         return;
     }
     float v[LAYOUT_DIM_MAX];
     double sum[LAYOUT_DIM_MAX];
     init_value(slot, seed, feasign, v);
-    map_value(slot, v, sum);
-    for (size_t k = 0; k < w; k++)
+    map_value(slot, v, n, sum);
+    for (size_t k = 0; k < n; k++)
         r[k] = (float)sum[k];
+}
+
+void init_row(const struct layout_slot *slot, uint64_t seed, uint64_t feasign, float *r) {
+    init_cells(slot, seed, feasign, slot->width, r);
+}
+
+void init_new_row(const struct layout_slot *slot, uint64_t seed, uint64_t feasign, float *r) {
+    init_cells(slot, seed, feasign, slot->tier_widths[0], r);
 }

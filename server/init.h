@@ -16,4 +16,8 @@ void init_value(const struct layout_slot *slot, uint64_t seed, uint64_t feasign,
 /* r[width], the row at this layout: r = v init_map + init_shift. */
 void init_row(const struct layout_slot *slot, uint64_t seed, uint64_t feasign, float *r);
 
+/* The same of a feasign that has no row, or a new one: r[tier_widths[0]], its first cells, since it
+ * begins in the first tier. */
+void init_new_row(const struct layout_slot *slot, uint64_t seed, uint64_t feasign, float *r);
+
 #endif

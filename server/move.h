@@ -29,10 +29,22 @@ void move_cells(const struct move_run *run, size_t n);
 
 /* to[k] = from[keep[k]] for k < n. */
 void move_kept(const struct move_run *run, const uint16_t *keep, size_t n);
+/* The same where some are MOVE_NONE, and 0. */
+#define MOVE_NONE UINT16_MAX
+void move_kept_some(const struct move_run *run, const uint16_t *keep, size_t n);
 
-/* From matrix[from][to], each cell squared if asked for, and shift[from] (NULL: zeros). NOMEM. */
-dimfit_err move_matrix_init(struct move_matrix *m, const double *matrix, const double *shift,
-                            bool squared, size_t from, size_t to) MUST_CHECK;
+/* What a matrix is made of: the first `from` rows and `to` columns of a larger one, as for rows
+ * that have their first cells alone; what is taken off them is of all. */
+struct move_source {
+    const double *matrix; /* [rows][columns] */
+    const double *shift;  /* [rows]; NULL: zeros */
+    size_t rows, columns;
+    size_t from, to; /* <= these */
+};
+
+/* Each cell squared if asked for. NOMEM. */
+dimfit_err move_matrix_init(struct move_matrix *m, const struct move_source *source,
+                            bool squared) MUST_CHECK;
 void move_matrix_fini(struct move_matrix *m);
 
 /* to = from matrix - shift matrix, in float64, rounded once. m->from <= LAYOUT_DIM_MAX. */
@@ -46,7 +58,7 @@ struct move_back {
     size_t now_stride, moved_stride, saved_stride, to_stride, n;
 };
 
-/* to[i] = saved[i] for i < width, but to[keep[k]] = now[k] for k < n. */
+/* to[i] = saved[i] for i < width, but to[keep[k]] = now[k] for k < n, unless it is MOVE_NONE. */
 void move_back_kept(const struct move_back *back, const uint16_t *keep, size_t n, size_t width);
 
 /* to = saved + (now - moved) matrix, [from][to], in float64, rounded once; not below 0 if

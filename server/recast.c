@@ -14,14 +14,34 @@ size_t recast_side(const struct layout_slot *spec, size_t width) {
     return counters_cells(&spec->retention) + optimizer_state_width(spec->optimizer.kind, width);
 }
 
+/* What a row has one of, whatever its width, before what it has by the dimension. */
+static size_t leading_cells(const struct layout_slot *spec) {
+    const enum optimizer_kind kind = spec->optimizer.kind;
+    return counters_cells(&spec->retention) +
+           (kind == OPTIMIZER_ADAM || kind == OPTIMIZER_ROWWISE_ADAGRAD);
+}
+
+void recast_cut_side(const struct layout_slot *spec, const uint32_t *from, size_t from_width,
+                     uint32_t *to, size_t to_width) {
+    const size_t lead = leading_cells(spec), n = from_width < to_width ? from_width : to_width;
+    memcpy(to, from, lead * sizeof *to);
+    from += lead;
+    to += lead;
+    for (size_t left = recast_side(spec, to_width) - lead; left > 0; left -= to_width) {
+        memcpy(to, from, n * sizeof *to);
+        memset(to + n, 0, (to_width - n) * sizeof *to);
+        from += from_width;
+        to += to_width;
+    }
+}
+
 static void add_part(struct recast *r, struct recast_part part) {
     r->sides[r->n_sides++] = part;
 }
 
 /* Of each optimizer's state; those that have no cells by the dimension leave sides alone. */
 static void plan_sides(struct recast *r, const struct layout_slot *spec) {
-    const size_t counters = counters_cells(&spec->retention), b = r->before, a = r->after;
-    const size_t cells = counters + (spec->optimizer.kind == OPTIMIZER_ADAM); /* and its steps */
+    const size_t cells = leading_cells(spec), b = r->before, a = r->after;
     r->side_before = recast_side(spec, b);
     r->side_after = recast_side(spec, a);
     r->sides_move = recast_side(spec, 0) != recast_side(spec, 1);
@@ -46,58 +66,74 @@ static void plan_sides(struct recast *r, const struct layout_slot *spec) {
     }
 }
 
-/* [kept][wide] of N[wide][kept], or of N o N. NULL out of memory. */
-static double *transposed(const double *N, size_t wide, size_t kept, bool squared) {
-    double *const out = calloc(wide * kept + 1, sizeof *out);
-    for (size_t i = 0; out != NULL && i < wide; i++) {
-        for (size_t k = 0; k < kept; k++) {
-            const double x = N[i * kept + k];
-            out[k * wide + i] = squared ? x * x : x;
+/* [to][from] of the source, or of its squares. NULL out of memory. */
+static double *transposed(const struct move_source *s, bool squared) {
+    double *const out = calloc(s->from * s->to + 1, sizeof *out);
+    for (size_t i = 0; out != NULL && i < s->from; i++) {
+        for (size_t k = 0; k < s->to; k++) {
+            const double x = s->matrix[i * s->columns + k];
+            out[k * s->from + i] = squared ? x * x : x;
         }
     }
     return out;
 }
 
-static dimfit_err take_matrices(struct recast *r, const struct change_slot *slot) {
-    const size_t wide = r->wide, kept = r->kept;
-    if (slot->keep != NULL) {
-        r->keep = calloc(kept + 1, sizeof *r->keep);
-        if (r->keep == NULL)
-            return DIMFIT_ERR_NOMEM;
-        memcpy(r->keep, slot->keep, kept * sizeof *r->keep);
-        return DIMFIT_OK;
+static dimfit_err take_kept(struct recast *r, const struct change_slot *slot) {
+    r->keep = calloc(r->kept + 1, sizeof *r->keep);
+    if (r->keep == NULL)
+        return DIMFIT_ERR_NOMEM;
+    for (size_t k = 0; k < r->kept; k++) {
+        r->keep[k] = slot->keep[k] < r->wide ? slot->keep[k] : MOVE_NONE;
+        r->blanks |= r->keep[k] == MOVE_NONE;
     }
-    dimfit_err err = move_matrix_init(&r->T, slot->T, slot->shift, false, wide, kept);
-    if (err == DIMFIT_OK && r->back && (r->N_back = transposed(slot->N, wide, kept, false)) == NULL)
+    return DIMFIT_OK;
+}
+
+static dimfit_err take_matrices(struct recast *r, const struct change_slot *slot) {
+    if (slot->keep != NULL)
+        return take_kept(r, slot);
+    const struct move_source T = {slot->T,           slot->shift, slot->from,
+                                  change_kept(slot), r->wide,     r->kept};
+    const struct move_source N = {slot->N, NULL, slot->from, change_kept(slot), r->wide, r->kept};
+    dimfit_err err = move_matrix_init(&r->T, &T, false);
+    if (err == DIMFIT_OK && r->back && (r->N_back = transposed(&N, false)) == NULL)
         err = DIMFIT_ERR_NOMEM;
     if (err != DIMFIT_OK || !r->sides_move)
         return err;
-    err = move_matrix_init(&r->N, slot->N, NULL, false, wide, kept);
+    err = move_matrix_init(&r->N, &N, false);
     if (err == DIMFIT_OK)
-        err = move_matrix_init(&r->squares, slot->N, NULL, true, wide, kept);
+        err = move_matrix_init(&r->squares, &N, true);
     if (err != DIMFIT_OK || !r->back)
         return err;
-    r->squares_back = transposed(slot->N, wide, kept, true);
+    r->squares_back = transposed(&N, true);
     return r->squares_back != NULL ? DIMFIT_OK : DIMFIT_ERR_NOMEM;
 }
 
+static dimfit_err take_mix(struct recast *r, const struct change_slot *slot) {
+    const struct move_source mix = {slot->mix,   slot->centre, slot->from,
+                                    slot->added, r->wide,      r->added};
+    return move_matrix_init(&r->mix, &mix, false);
+}
+
 dimfit_err recast_init(struct recast *recast, const struct change *change,
-                       const struct change_slot *slot, const struct layout_slot *before,
-                       const struct layout_slot *after, uint64_t seed) {
+                       const struct change_slot *slot, uint32_t tier,
+                       const struct layout_slot *before, const struct layout_slot *after,
+                       uint64_t seed) {
+    const uint32_t to = slot->tier_to[tier], most = change_kept(slot);
     struct recast r = {
         .back = change->undoes != 0,
-        .before = change_width_before(change, slot),
-        .after = change_width_after(change, slot),
-        .wide = slot->from,
-        .kept = slot->to - slot->added,
-        .added = slot->added,
+        .before = change_tier_before(change, slot, tier),
+        .after = change_tier_after(change, slot, tier),
+        .wide = slot->tier_from[tier],
+        .kept = to < most ? to : most,
+        .added = to < most ? 0 : to - most,
         .seed = seed,
     };
-    r.drawn = slot->drawn && slot->added > 0 && !r.back;
+    r.drawn = slot->drawn && r.added > 0 && !r.back;
     plan_sides(&r, before);
     dimfit_err err = take_matrices(&r, slot);
-    if (err == DIMFIT_OK && slot->mix != NULL && !r.back)
-        err = move_matrix_init(&r.mix, slot->mix, slot->centre, false, r.wide, r.added);
+    if (err == DIMFIT_OK && slot->mix != NULL && r.added > 0 && !r.back)
+        err = take_mix(&r, slot);
     if (err == DIMFIT_OK && r.drawn)
         err = layout_slot_copy(after, &r.after_spec);
     if (err != DIMFIT_OK) {
@@ -148,10 +184,12 @@ static const struct move_matrix *matrix_of(const struct recast *r, int kind) {
 
 static void part_forth(const struct recast *r, const struct recast_part *part,
                        const struct move_run *run) {
-    if (r->keep != NULL)
-        move_kept(run, r->keep, r->kept);
-    else
+    if (r->keep == NULL)
         move_dense(run, matrix_of(r, part->kind));
+    else if (r->blanks)
+        move_kept_some(run, r->keep, r->kept);
+    else
+        move_kept(run, r->keep, r->kept);
     if (r->added == 0)
         return;
     if (r->drawn && part->kind == RECAST_VALUES)

@@ -1,10 +1,13 @@
 /*
- * What a layout change makes of the rows of one slot: values and sides, forth or back.
+ * What a layout change makes of the rows of one tier of a slot: values and sides, forth or back.
  *
  * Values move by T, first moments by N, second moments by N o N; counters and what a row has one of
  * stay (design 2.5, proto/change.h). Each row is worked out by itself, so that the bits do not
  * depend on which rows are moved together, nor when. Undoing a change takes, beside a row as it is
- * now, the row as it was before that change. Made once a slot, then read only; pure.
+ * now, the row as it was before that change. Made once a tier, then read only; pure.
+ *
+ * A tier's row stands for one padded with zeros to the slot's width, and what is made of that is
+ * cut to the tier's width after: so rows go by the first rows and columns of each matrix.
  */
 #ifndef SERVER_RECAST_H
 #define SERVER_RECAST_H
@@ -24,7 +27,8 @@ struct recast {
     bool back;
     uint32_t before, after;           /* widths of the rows given and made */
     uint32_t wide, kept, added;       /* the change, forth: from `wide` to kept + added */
-    uint16_t *keep;                   /* [kept]; NULL when dense */
+    uint16_t *keep;                   /* [kept], MOVE_NONE beyond `wide`; NULL when dense */
+    bool blanks;                      /* there are such */
     struct move_matrix T, N, squares; /* N, squares: where sides move */
     struct move_matrix mix;           /* [wide][added]; cells NULL unless rows are mixed there */
     double *N_back, *squares_back;    /* [kept][wide], of a dense change that is undone */
@@ -37,10 +41,11 @@ struct recast {
     size_t side_before, side_after; /* cells */
 };
 
-/* `slot` is of `change`; before and after are its slot in the layouts. NOMEM. */
+/* Of one tier; `slot` is of `change`; before and after are its slot in the layouts. NOMEM. */
 dimfit_err recast_init(struct recast *recast, const struct change *change,
-                       const struct change_slot *slot, const struct layout_slot *before,
-                       const struct layout_slot *after, uint64_t seed) MUST_CHECK;
+                       const struct change_slot *slot, uint32_t tier,
+                       const struct layout_slot *before, const struct layout_slot *after,
+                       uint64_t seed) MUST_CHECK;
 void recast_fini(struct recast *recast);
 
 /* Rows as they are to rows as they will be. Undoing: saved[run->n], run->to_stride apart, NULL
@@ -53,5 +58,8 @@ size_t recast_cost(const struct recast *recast);
 
 /* Cells of a row's side at a width: counters, then optimizer state. */
 size_t recast_side(const struct layout_slot *spec, size_t width);
+/* A row's side at another width: state is cut, or zeros are added. */
+void recast_cut_side(const struct layout_slot *spec, const uint32_t *from, size_t from_width,
+                     uint32_t *to, size_t to_width);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * A shard's rows: for every slot an index from feasign to row number, and slabs of exactly the
- * slot's stored width.
+ * A shard's rows: for every slot an index from feasign to row number, and for each of its tiers
+ * (proto/tiers.h; most have one) slabs of exactly the tier's stored width.
  *
  * Values stand in a slab of their own, so that a pull touches values only; show count and optimizer
  * state, which a push needs both, share the other. Slabs grow by chunks; a row keeps its number for
@@ -19,8 +19,8 @@
  * value. The push that brings its N-th show gives it its row, with the shows so far, and is
  * applied.
  *
- * Rows go in slices (table_expire.h). Their numbers and memory serve the next new rows: slabs do
- * not shrink, the index does.
+ * Rows go in slices (table_expire.h), which also take them from tier to tier: a push never does.
+ * Their numbers and memory serve the next new rows: slabs do not shrink, the index does.
  *
  * One table belongs to one thread; no locks. Keys and gradients are unaligned bytes from the wire;
  * their lengths were checked by the caller, their values are checked here. Key arrays may repeat a
@@ -49,6 +49,7 @@ struct table_figures {
     uint64_t pending;      /* feasigns shown, but not often enough for a row */
     uint64_t evicted;      /* rows, by shrinks so far */
     uint64_t expired_rows, expired_pending; /* by the last shrink, or what its dry run would have */
+    uint64_t promoted, demoted;             /* rows to another tier, by the same */
 };
 
 dimfit_err table_new(uint64_t seed, struct table **out) MUST_CHECK;
@@ -57,10 +58,14 @@ void table_destroy(struct table **table);
 /* Slots come from layouts. The spec is copied. EXISTS when the id is there. */
 dimfit_err table_add_slot(struct table *table, const struct layout_slot *spec) MUST_CHECK;
 struct table_slot *table_find(struct table *table, uint32_t slot); /* NULL: unknown */
-uint32_t table_slot_width(const struct table_slot *slot);
+uint32_t table_slot_width(const struct table_slot *slot);          /* of its last tier */
 
-/* values[n][width]: the stored rows, initial rows where a key has none. Stores nothing. */
+/* values[n][width]: the stored rows, initial rows where a key has none, padded with zeros where
+ * they are of a narrower tier. Stores nothing. */
 void table_pull(const struct table_slot *slot, const uint8_t *keys, size_t n, float *values);
+/* The same, and tiers[n]; 0 where a key has no row. */
+void table_pull_tiers(const struct table_slot *slot, const uint8_t *keys, size_t n, float *values,
+                      uint8_t *tiers);
 
 /* NOT_FINITE naming slot and feasign if any of grads[n][width] is NaN or infinite. */
 dimfit_err table_check_grads(const struct table_slot *slot, const uint8_t *keys,
@@ -80,10 +85,11 @@ dimfit_err table_reserve(struct table_slot *slot, size_t n) MUST_CHECK;
 /* How many of the keys have no row, and which, when missing[n] is asked for. */
 size_t table_missing(const struct table_slot *slot, const uint8_t *keys, size_t n, bool *missing);
 
-/* Push grads[n][width]: with train, apply the slot's optimizer, add to the rows' counters (counts
- * NULL: one look-up each, no clicks, no day), store rows that are admitted; with sums, add r *
- * dL/dr of the values before the push. Infallible after table_check_grads() and, with train,
- * table_reserve() of n or of the missing ones. */
+/* Push grads[n][width], of which a row takes as many as it has: with train, apply the slot's
+ * optimizer, add to the rows' counters (counts NULL: one look-up each, no clicks, no day), store
+ * rows that are admitted; with sums[n_tiers], add r
+ * * dL/dr of the values before the push, each row's to its tier's. Infallible after
+ * table_check_grads() and, with train, table_reserve() of n or of the missing ones. */
 void table_push(struct table_slot *slot, const uint8_t *keys, const uint8_t *grads,
                 const struct table_counts *counts, size_t n, bool train,
                 const struct score_sums *sums);
@@ -91,6 +97,7 @@ void table_push(struct table_slot *slot, const uint8_t *keys, const uint8_t *gra
 /* Look one row up, for tests and tools: false when it is not stored. Pointers are borrowed until
  * the next push or change. */
 struct table_row {
+    uint32_t tier, width;
     const float *values; /* [width] */
     const float *state;  /* [optimizer_state_width()] */
     float shows, clicks;
@@ -102,17 +109,18 @@ bool table_row(const struct table_slot *slot, uint64_t feasign, struct table_row
  * struct slot_stats has of them. */
 enum table_sums { TABLE_ROWS, TABLE_LOOKUPS, TABLE_MOMENTS };
 
-/* Append every slot with search: true to stats, with these sums. */
+/* Append every tier of every slot with search: true to stats, with these sums. */
 dimfit_err table_export(const struct table *table, enum table_sums sums,
                         struct stats *stats) MUST_CHECK;
 
 /* The same in slices of some 50 us, as long as *more is set: a zeroed walk begins. Rows stand still
  * while a moment is summed up (table_in_motion()), but may come, change and go between slices: each
- * is counted as it was when the walk came by, and a slot's `rows` are those counted. A slot that is
- * added behind the walk is left out. Widths must not change before the end. */
+ * is counted as it was when the walk came by, and a tier's `rows` are those counted. A slot that is
+ * added behind the walk is left out. Widths must not change before the end, nor rows go to another
+ * tier. */
 struct export_walk {
-    uint32_t slot, row; /* where it goes on */
-    bool inside;        /* it has begun with the slot */
+    uint32_t slot, tier, row; /* where it goes on */
+    bool inside;              /* it has begun with the tier */
 };
 dimfit_err table_export_slice(const struct table *table, enum table_sums sums,
                               struct export_walk *walk, struct stats *stats, bool *more) MUST_CHECK;

@@ -6,37 +6,75 @@ static bool is_old(const struct expiry_rule *rule, uint32_t day) {
     return rule->days > 0 && day > 0 && rule->today > day && rule->today - day > rule->days;
 }
 
-/* Whether a stored row goes; it is in *out then. */
-static bool row_goes(const struct table_slot *slot, const struct expiry_rule *rule, uint32_t row,
-                     struct row_counters *out) {
-    const struct retention *const retention = &slot->spec.retention;
-    *out = counters_read(retention, slot_side(slot, row));
-    return is_old(rule, out->day) || counters_on(retention, *out, rule->today).shows < rule->shows;
+/* The tier that a row of so many shows belongs to, with what is near a threshold as it is. */
+static uint32_t tier_for(const struct layout_slot *spec, uint32_t tier, float shows) {
+    while (tier + 1 < spec->n_tiers && shows >= (float)spec->tier_shows[tier + 1])
+        tier++;
+    while (tier > 0 && shows < (float)spec->tier_shows[tier] / 2)
+        tier--;
+    return tier;
+}
+
+/* For one more row. */
+static bool make_room(struct table_tier *tier) {
+    if (tier->n_free > 0)
+        return true;
+    return tier->rows < 1u << tier->slot->row_bits && !tier_over_limit(tier, 1) &&
+           slab_reserve(&tier->values, tier->rows + UINT64_C(1)) == DIMFIT_OK &&
+           slab_reserve(&tier->sides, tier->rows + UINT64_C(1)) == DIMFIT_OK;
+}
+
+/* The row's value in the index from now on. */
+static uint32_t retier(struct table_slot *slot, const struct expiry_rule *rule, uint32_t value,
+                       float shows, struct expiry_slice *out) {
+    struct table_tier *const from = slot_tier(slot, value);
+    struct table_tier *const to = &slot->tiers[tier_for(&slot->spec, from->number, shows)];
+    if (from == to ||
+        (!rule->dry && (from->former != NULL || to->former != NULL || !make_room(to))))
+        return value;
+    const bool up = to->number > from->number;
+    out->promoted += up;
+    out->demoted += !up;
+    slot->promoted += up;
+    slot->demoted += !up;
+    return rule->dry ? value : row_retier(from, slot_row(slot, value), to);
 }
 
 static bool pending_goes(const struct expiry_rule *rule, uint32_t value) {
     return is_old(rule, pending_day(value)) || (float)pending_shows(value) < rule->shows;
 }
 
-/* One key of a bucket. True: it is to leave the index. */
+static bool expire_pending(struct table_slot *slot, const struct expiry_rule *rule, uint32_t value,
+                           struct expiry_slice *out) {
+    const bool goes = pending_goes(rule, value);
+    out->pending += goes;
+    slot->expired_pending += goes;
+    slot->n_pending -= goes && !rule->dry;
+    return goes;
+}
+
+/* One key of a bucket and its value. True: it is to leave the index. */
 static bool expire_key(struct table_slot *slot, const struct expiry_rule *rule, uint64_t key,
-                       uint32_t value, struct expiry_slice *out) {
+                       uint32_t *value, struct expiry_slice *out) {
+    const struct retention *const retention = &slot->spec.retention;
     out->keys++;
-    if (value >= INDEX_PENDING) {
-        const bool goes = pending_goes(rule, value);
-        out->pending += goes;
-        slot->expired_pending += goes;
-        slot->n_pending -= goes && !rule->dry;
-        return goes;
-    }
+    if (*value >= INDEX_PENDING)
+        return expire_pending(slot, rule, *value, out);
+    struct table_tier *const tier = slot_tier(slot, *value);
+    const uint32_t number = slot_row(slot, *value);
     struct expired_row *const row = &out->rows[out->n_rows];
-    if (!row_goes(slot, rule, value, &row->counters))
+    row->counters = counters_read(retention, tier_side(tier, number));
+    const float shows = counters_on(retention, row->counters, rule->today).shows;
+    if (!is_old(rule, row->counters.day) && !(shows < rule->shows)) {
+        if (slot->spec.n_tiers > 1)
+            *value = retier(slot, rule, *value, shows, out);
         return false;
+    }
     row->feasign = key;
     out->n_rows++;
     slot->expired_rows++;
     if (!rule->dry) {
-        row_free(slot, value);
+        row_free(tier, number);
         slot->evicted++;
     }
     return true;
@@ -44,21 +82,23 @@ static bool expire_key(struct table_slot *slot, const struct expiry_rule *rule, 
 
 static void prefetch_sides(const struct table_slot *slot, const struct index_bucket *bucket) {
     for (unsigned k = 0; k < bucket->count; k++) {
-        if (bucket->rows[k] < INDEX_PENDING)
-            __builtin_prefetch(slot_side(slot, bucket->rows[k]));
+        const uint32_t value = bucket->rows[k];
+        if (value < INDEX_PENDING)
+            __builtin_prefetch(tier_side(slot_tier(slot, value), slot_row(slot, value)));
     }
 }
 
 static void begin(struct table_slot *slot, struct expiry_walk *walk) {
     walk->begun = true;
-    slot->expired_rows = slot->expired_pending = 0;
+    slot->expired_rows = slot->expired_pending = slot->promoted = slot->demoted = 0;
 }
 
 bool table_expire(struct table_slot *slot, const struct expiry_rule *rule, struct expiry_walk *walk,
                   struct expiry_slice *out) {
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
-    base_assert(slot->motion == NULL);
-    out->keys = out->pending = out->n_rows = 0;
+    base_assert(slot->n_moving == 0);
+    out->keys = out->pending = out->promoted = out->demoted = 0;
+    out->n_rows = 0;
     if (!walk->begun)
         begin(slot, walk);
     if (walk->looked) {
@@ -72,7 +112,8 @@ bool table_expire(struct table_slot *slot, const struct expiry_rule *rule, struc
         prefetch_sides(slot, buckets[n++]);
     for (size_t i = 0; i < n; i++) {
         for (unsigned k = buckets[i]->count; k-- > 0;) {
-            if (expire_key(slot, rule, buckets[i]->keys[k], buckets[i]->rows[k], out) && !rule->dry)
+            if (expire_key(slot, rule, buckets[i]->keys[k], &buckets[i]->rows[k], out) &&
+                !rule->dry)
                 index_walk_remove(&slot->index, &walk->at, buckets[i], k);
         }
     }

@@ -1,5 +1,11 @@
 /*
- * Expiry: the rows of a slot that have not been seen for long, or too seldom, go in slices.
+ * Expiry: the rows of a slot that have not been seen for long, or too seldom, go in slices. In a
+ * slot of several tiers (proto/tiers.h) the same pass takes rows from tier to tier.
+ *
+ * A row goes up to the last tier whose show count it has reached, decayed until today, and down as
+ * long as it has fewer than half of what its tier begins at: what is near a threshold stays. It
+ * stays, too, while the rows before a layout change are kept to undo it (table_forget()), and where
+ * there is no room for it in the other tier: the next pass may find some.
  *
  * Between two slices anything may happen to the slot: pulls, pushes, a layout change, whose rows
  * have all to be moved before the next slice. Each row is looked at once, some twice where the
@@ -39,8 +45,9 @@ struct expired_row {
 };
 
 struct expiry_slice {
-    uint64_t keys, pending; /* looked at; pending feasigns that went */
-    size_t n_rows;          /* rows that went */
+    uint64_t keys, pending;     /* looked at; pending feasigns that went */
+    uint64_t promoted, demoted; /* to another tier */
+    size_t n_rows;              /* rows that went */
     struct expired_row rows[EXPIRY_ROWS];
 };
 

@@ -13,21 +13,21 @@ struct block {
     uint32_t n;
 };
 
-static double shows_of(const struct table_slot *slot, uint32_t row) {
-    return counters_read(&slot->spec.retention, row_side(slot, row)).shows;
+static double shows_of(const struct table_tier *tier, uint32_t row) {
+    return counters_read(&tier->slot->spec.retention, row_side(tier, row)).shows;
 }
 
 /* Those of rows first .. end - 1 that are not free; the sum of their shows. */
-static double block_fill(const struct table_slot *slot, uint32_t first, uint32_t end,
+static double block_fill(const struct table_tier *tier, uint32_t first, uint32_t end,
                          struct block *block) {
-    const size_t w = slot->spec.width;
+    const size_t w = tier_width(tier);
     double lookups = 0;
     block->n = 0;
     for (uint32_t row = first; row < end; row++) {
-        if (row_is_free(slot, row))
+        if (row_is_free(tier, row))
             continue;
-        const float *const values = slot_values(slot, row);
-        const double shows = shows_of(slot, row);
+        const float *const values = tier_values(tier, row);
+        const double shows = shows_of(tier, row);
         const size_t at = block->n++ * w;
         lookups += shows;
         for (size_t k = 0; k < w; k++) {
@@ -64,7 +64,7 @@ static uint32_t slice_rows(enum table_sums sums, size_t w) {
     return row < work ? (uint32_t)(work / row) : 1;
 }
 
-static dimfit_err add_moments(const struct table_slot *slot, uint32_t first, uint32_t end,
+static dimfit_err add_moments(const struct table_tier *tier, uint32_t first, uint32_t end,
                               struct slot_stats *to) {
     const size_t values = (size_t)BLOCK_ROWS * to->width;
     double *const memory = malloc((2 * values + 1) * sizeof *memory);
@@ -73,7 +73,7 @@ static dimfit_err add_moments(const struct table_slot *slot, uint32_t first, uin
     struct block block = {memory, memory + values, 0};
     for (; first < end; first += BLOCK_ROWS) {
         const uint32_t n = end - first < BLOCK_ROWS ? end - first : BLOCK_ROWS;
-        to->lookups += block_fill(slot, first, first + n, &block);
+        to->lookups += block_fill(tier, first, first + n, &block);
         to->rows += block.n;
         if (to->width > 0)
             block_sum(&block, to);
@@ -82,68 +82,74 @@ static dimfit_err add_moments(const struct table_slot *slot, uint32_t first, uin
     return DIMFIT_OK;
 }
 
-static void add_lookups(const struct table_slot *slot, uint32_t first, uint32_t end,
+static void add_lookups(const struct table_tier *tier, uint32_t first, uint32_t end,
                         struct slot_stats *to) {
     for (uint32_t row = first; row < end; row++) {
-        if (row_is_free(slot, row))
+        if (row_is_free(tier, row))
             continue;
-        to->lookups += shows_of(slot, row);
+        to->lookups += shows_of(tier, row);
         to->rows++;
     }
 }
 
-/* The slot that the walk is in, or the next one that a search looks at; NULL at the end. */
-static const struct table_slot *walk_slot(const struct table *table,
+/* The tier that the walk is in, or the next one of a slot that a search looks at; NULL at the end.
+ */
+static const struct table_tier *walk_tier(const struct table *table,
                                           const struct export_walk *walk) {
     for (size_t i = 0; i < table->n_slots; i++) {
         const struct table_slot *const slot = table->slots[i];
         if (slot->spec.search && slot->spec.id >= walk->slot)
-            return slot;
+            return &slot->tiers[slot->spec.id == walk->slot ? walk->tier : 0];
     }
     return NULL;
 }
 
 /* False behind the last slot that there can be. */
-static bool leave_slot(struct export_walk *walk, const struct table_slot *slot) {
-    *walk = (struct export_walk){.slot = slot->spec.id + 1};
-    return walk->slot > 0;
+static bool leave_tier(struct export_walk *walk, const struct table_tier *tier) {
+    const struct layout_slot *const spec = &tier->slot->spec;
+    *walk = tier->number + 1 < spec->n_tiers
+                ? (struct export_walk){.slot = spec->id, .tier = tier->number + 1}
+                : (struct export_walk){.slot = spec->id + 1};
+    return walk->slot > 0 || walk->tier > 0;
 }
 
 dimfit_err table_export_slice(const struct table *table, enum table_sums sums,
                               struct export_walk *walk, struct stats *stats, bool *more) {
     CHECK_OBJ_NOTNULL(table, TABLE_MAGIC);
-    const struct table_slot *const slot = walk_slot(table, walk);
-    *more = slot != NULL;
-    if (slot == NULL)
+    const struct table_tier *const tier = walk_tier(table, walk);
+    *more = tier != NULL;
+    if (tier == NULL)
         return DIMFIT_OK;
+    const uint32_t id = tier->slot->spec.id;
     if (!walk->inside &&
-        stats_add_slot(stats, slot->spec.id, 0, slot->spec.width, sums == TABLE_MOMENTS) == NULL)
+        stats_add_slot(stats, id, tier->number, tier_width(tier), sums == TABLE_MOMENTS) == NULL)
         return DIMFIT_ERR_NOMEM;
-    walk->slot = slot->spec.id;
+    walk->slot = id;
+    walk->tier = tier->number;
     walk->inside = true;
     struct slot_stats *const to = &stats->slots[stats->n_slots - 1];
-    base_assert(to->slot == slot->spec.id && to->width == slot->spec.width);
-    base_assert(sums != TABLE_MOMENTS || slot->motion == NULL || slot->motion->next == slot->rows);
+    base_assert(to->slot == id && to->tier == tier->number && to->width == tier_width(tier));
+    base_assert(sums != TABLE_MOMENTS || tier->motion == NULL || tier->motion->next == tier->rows);
     if (sums == TABLE_ROWS) {
-        to->rows = slot_stored(slot);
-        *more = leave_slot(walk, slot);
+        to->rows = tier_stored(tier);
+        *more = leave_tier(walk, tier);
         return DIMFIT_OK;
     }
-    const uint32_t left = slot->rows - walk->row, most = slice_rows(sums, to->width);
+    const uint32_t left = tier->rows - walk->row, most = slice_rows(sums, to->width);
     const uint32_t end = walk->row + (left < most ? left : most);
     dimfit_err err = DIMFIT_OK;
     if (sums == TABLE_MOMENTS)
-        err = add_moments(slot, walk->row, end, to);
+        err = add_moments(tier, walk->row, end, to);
     else
-        add_lookups(slot, walk->row, end, to);
+        add_lookups(tier, walk->row, end, to);
     walk->row = end;
-    if (err != DIMFIT_OK || end < slot->rows)
+    if (err != DIMFIT_OK || end < tier->rows)
         return err;
     if (sums == TABLE_MOMENTS) {
         mirror(to->second, to->width);
         mirror(to->looked_second, to->width);
     }
-    *more = leave_slot(walk, slot);
+    *more = leave_tier(walk, tier);
     return DIMFIT_OK;
 }
 

@@ -2,10 +2,10 @@
 #include "server/table_motion.h"
 
 /* On their way, and one more while their old memory is. */
-static uint64_t moving_rows(const struct table_slot *slot) {
-    if (slot->motion == NULL)
+static uint64_t moving_rows(const struct table_tier *tier) {
+    if (tier->motion == NULL)
         return 0;
-    return slot->rows > slot->motion->next ? slot->rows - slot->motion->next : 1;
+    return tier->rows > tier->motion->next ? tier->rows - tier->motion->next : 1;
 }
 
 static uint64_t saved_bytes(const struct former *former) {
@@ -14,26 +14,34 @@ static uint64_t saved_bytes(const struct former *former) {
     return former->rows * (uint64_t)(former->values.stride + former->sides.stride) * sizeof(float);
 }
 
+static void add_tier(struct table_figures *sum, const struct table_tier *tier) {
+    const uint64_t rows = tier_stored(tier), cells = counters_cells(&tier->slot->spec.retention);
+    sum->rows += rows;
+    sum->value_bytes += rows * tier->values.stride * sizeof(float);
+    sum->state_bytes += rows * (tier->sides.stride - cells) * sizeof(float);
+    sum->counter_bytes += rows * cells * sizeof(float);
+    sum->slab_bytes += slab_bytes(&tier->values) + slab_bytes(&tier->sides) +
+                       (tier->motion != NULL ? motion_bytes(tier->motion) : 0) +
+                       (tier->former != NULL ? former_bytes(tier->former) : 0);
+    sum->moving_rows += moving_rows(tier);
+    sum->saved_bytes += saved_bytes(tier->former);
+}
+
 struct table_figures table_slot_figures(const struct table_slot *slot) {
-    const uint64_t rows = slot_stored(slot), cells = counters_cells(&slot->spec.retention);
-    return (struct table_figures){
-        .rows = rows,
-        .value_bytes = rows * slot->values.stride * sizeof(float),
-        .state_bytes = rows * (slot->sides.stride - cells) * sizeof(float),
-        .counter_bytes = rows * cells * sizeof(float),
+    struct table_figures sum = {
         .index_bytes = index_bytes(&slot->index),
-        .slab_bytes = slab_bytes(&slot->values) + slab_bytes(&slot->sides) +
-                      slab_bytes(&slot->sink_values) + slab_bytes(&slot->sink_sides) +
-                      (slot->motion != NULL ? motion_bytes(slot->motion) : 0) +
-                      (slot->former != NULL ? former_bytes(slot->former) : 0),
-        .moving_rows = moving_rows(slot),
-        .saved_bytes = saved_bytes(slot->former),
+        .slab_bytes = slab_bytes(&slot->sink_values) + slab_bytes(&slot->sink_sides),
         .keys_pending = slot->keys_pending,
         .pending = slot->n_pending,
         .evicted = slot->evicted,
         .expired_rows = slot->expired_rows,
         .expired_pending = slot->expired_pending,
+        .promoted = slot->promoted,
+        .demoted = slot->demoted,
     };
+    for (uint32_t t = 0; t < slot->spec.n_tiers; t++)
+        add_tier(&sum, &slot->tiers[t]);
+    return sum;
 }
 
 struct table_figures table_figures(const struct table *table) {

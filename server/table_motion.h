@@ -1,9 +1,10 @@
 /*
- * A slot's rows on their way to a new layout, and the rows as they were before it. Only table*.c
+ * A tier's rows on their way to a new layout, and the rows as they were before it. Only table*.c
  * and walk*.c include this.
  *
- * A commit puts a slot in motion at once: slot->values and, where a change moves optimizer state,
- * slot->sides are new and empty, the old ones stand in slot->former. From then on a row is
+ * A commit puts all tiers of a slot in motion at once: tier->values and, where a change moves
+ * optimizer state, tier->sides are new and empty, the old ones stand in tier->former. From then on
+ * a row is
  *
  *     home      number < next: it has its place in the new slabs;
  *     ahead     it was written before the sweep came to it, or is new: it has a place, in the order
@@ -17,7 +18,8 @@
  *
  * Undoing a change takes the rows saved before it. A row stored since has the initial row of that
  * layout in their place, for which its feasign is needed: such rows are found through the index and
- * put ahead before the sweep begins.
+ * put ahead before the sweep begins. They are all of the first tier: rows don't go to another one
+ * as long as those before a change are there.
  */
 #ifndef SERVER_TABLE_MOTION_H
 #define SERVER_TABLE_MOTION_H
@@ -27,7 +29,7 @@
 
 enum { MOTION_PACE = 4 };
 
-/* The rows of a slot before a change. */
+/* The rows of a tier before a change. */
 struct former {
     uint64_t epoch; /* that the change led to */
     uint32_t rows;
@@ -72,38 +74,39 @@ static inline bool motion_is_ahead(const struct motion *motion, uint32_t row) {
 
 /* ---- table_motion.c -------------------------------------------------------------------------- */
 
-/* What a slot needs to be put in motion; NOMEM, nothing changed. Its saved rows are looked at, not
+/* What a tier needs to be put in motion; NOMEM, nothing changed. Its saved rows are looked at, not
  * taken. `keep`: the rows before are saved. */
-dimfit_err motion_new(const struct table_slot *slot, const struct change *change,
+dimfit_err motion_new(const struct table_tier *tier, const struct change *change,
                       const struct change_slot *part, const struct layout_slot *after, bool keep,
                       struct motion **out) MUST_CHECK;
 void motion_destroy(struct motion **motion);
-/* From now on the slot has the width of `spec`, which it takes. Nothing fails. */
-void motion_begin(struct table_slot *slot, struct motion *motion, struct layout_slot *spec,
-                  uint64_t epoch);
+/* From now on the tier has its width in the layout after, which is the caller's to give the slot.
+ * Nothing fails. */
+void motion_begin(struct table_tier *tier, struct motion *motion, uint64_t epoch);
 
 /* Room for table->read, of rows of this width, before or after. */
 dimfit_err motion_reserve_read(struct table *table, uint32_t width) MUST_CHECK;
 
 /* See to it that n rows can be put ahead. */
-dimfit_err motion_reserve(struct table_slot *slot, uint64_t n) MUST_CHECK;
+dimfit_err motion_reserve(struct table_tier *tier, uint64_t n) MUST_CHECK;
 
 /* The values of a row: where they stand, or in *read as the change makes them. The feasign of a row
  * behind is needed where a change is undone. */
-float *motion_values(const struct table_slot *slot, uint32_t row, uint64_t feasign, float *read);
+float *motion_values(const struct table_tier *tier, uint32_t row, uint64_t feasign, float *read);
 /* The side of a row, wherever it stands; of a row behind its counters alone mean something. */
-uint32_t *motion_side(const struct table_slot *slot, uint32_t row);
-/* Rows behind, n <= WALK_BLOCK, as the change makes them: side by side in table->read. */
-void motion_read(const struct table_slot *slot, const uint32_t *rows, const uint64_t *feasigns,
-                 size_t n);
+uint32_t *motion_side(const struct table_tier *tier, uint32_t row);
+/* Rows behind, n <= WALK_BLOCK, as the change makes them: side by side from `to` on, which is in
+ * the first third of table->read. */
+void motion_read(const struct table_tier *tier, const uint32_t *rows, const uint64_t *feasigns,
+                 size_t n, float *to);
 /* Put a row that is behind ahead. Within what was reserved. */
-void motion_put_ahead(struct table_slot *slot, uint32_t row, uint64_t feasign);
+void motion_put_ahead(struct table_tier *tier, uint32_t row, uint64_t feasign);
 /* The same, but for its values, which are to be filled in here: those of motion_read(). */
-float *motion_place_ahead(struct table_slot *slot, uint32_t row);
+float *motion_place_ahead(struct table_tier *tier, uint32_t row);
 /* A place for a row that is new: its values and side are to be filled in. */
-void motion_put_new(struct table_slot *slot, uint32_t row);
+void motion_put_new(struct table_tier *tier, uint32_t row);
 /* The whole side of a row, optimizer state and all, for whoever looks a row up. */
-const uint32_t *motion_read_side(const struct table_slot *slot, uint32_t row, uint64_t feasign);
+const uint32_t *motion_read_side(const struct table_tier *tier, uint32_t row, uint64_t feasign);
 
 /* Whether it was stored since the change that left `former`. */
 static inline bool former_is_born(const struct former *former, uint32_t row) {

@@ -1,40 +1,54 @@
 #include "server/init.h"
 #include "server/table_motion.h"
 
-uint32_t *row_side(const struct table_slot *slot, uint32_t row) {
-    return slot->motion == NULL ? slot_side(slot, row) : motion_side(slot, row);
+uint32_t *row_side(const struct table_tier *tier, uint32_t row) {
+    return tier->motion == NULL ? tier_side(tier, row) : motion_side(tier, row);
 }
 
-static uint32_t row_take(struct table_slot *slot) {
-    if (slot->n_free == 0)
-        return slot->rows++;
-    const uint32_t row = slot->free_row;
-    slot->free_row = *row_side(slot, row) & ~ROW_FREE;
-    slot->n_free--;
-    if (slot->former != NULL)
-        former_note_reused(slot->former, row);
+static uint32_t row_take(struct table_tier *tier) {
+    if (tier->n_free == 0)
+        return tier->rows++;
+    const uint32_t row = tier->free_row;
+    tier->free_row = *row_side(tier, row) & ~ROW_FREE;
+    tier->n_free--;
+    if (tier->former != NULL)
+        former_note_reused(tier->former, row);
     return row;
 }
 
 static uint32_t row_new(struct table_slot *slot, uint64_t key) {
-    const uint32_t row = row_take(slot);
+    struct table_tier *const tier = &slot->tiers[0];
+    const uint32_t row = row_take(tier);
     float *values;
-    if (slot->motion == NULL) {
-        values = slot_values(slot, row);
+    if (tier->motion == NULL) {
+        values = tier_values(tier, row);
     } else {
-        motion_put_new(slot, row);
-        values = motion_values(slot, row, key, NULL);
+        motion_put_new(tier, row);
+        values = motion_values(tier, row, key, NULL);
     }
-    init_row(&slot->spec, slot->seed, key, values);
-    memset(row_side(slot, row), 0, slot->sides.stride * sizeof(float));
+    init_new_row(&slot->spec, slot->seed, key, values);
+    memset(row_side(tier, row), 0, tier->sides.stride * sizeof(float));
     return row;
 }
 
-void row_free(struct table_slot *slot, uint32_t row) {
-    base_assert(slot->motion == NULL);
-    *slot_side(slot, row) = ROW_FREE | (slot->n_free > 0 ? slot->free_row : 0);
-    slot->free_row = row;
-    slot->n_free++;
+void row_free(struct table_tier *tier, uint32_t row) {
+    base_assert(tier->motion == NULL);
+    *tier_side(tier, row) = ROW_FREE | (tier->n_free > 0 ? tier->free_row : 0);
+    tier->free_row = row;
+    tier->n_free++;
+}
+
+uint32_t row_retier(struct table_tier *from, uint32_t row, struct table_tier *to) {
+    base_assert(from->former == NULL && to->former == NULL && to->motion == NULL);
+    const uint32_t place = row_take(to);
+    const struct layout_slot *const spec = &from->slot->spec;
+    const uint32_t w = tier_width(from), v = tier_width(to), n = w < v ? w : v;
+    float *const values = tier_values(to, place);
+    memcpy(values, tier_values(from, row), n * sizeof *values);
+    memset(values + n, 0, (v - n) * sizeof *values);
+    recast_cut_side(spec, tier_side(from, row), w, tier_side(to, place), v);
+    row_free(from, row);
+    return tier_value(to, place);
 }
 
 static uint32_t count_pending(struct table_slot *slot, uint32_t shows, uint32_t day) {
@@ -71,6 +85,6 @@ uint32_t row_admit(struct table_slot *slot, uint64_t key, uint64_t hash, uint32_
     }
     *entry = row_new(slot, key);
     slot->n_pending--;
-    counters_write(&slot->spec.retention, before, row_side(slot, *entry));
+    counters_write(&slot->spec.retention, before, row_side(&slot->tiers[0], *entry));
     return *entry;
 }

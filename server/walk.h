@@ -27,24 +27,26 @@ struct walk_block {
     const struct index_bucket *buckets[WALK_BLOCK]; /* the home of a key, then the next one */
     float *values[WALK_BLOCK];   /* NULL: not stored; in a walk that stores rows, of a sink then */
     uint32_t *sides[WALK_BLOCK]; /* in a walk that stores rows */
+    uint8_t tiers[WALK_BLOCK];   /* of rows, where the slot has more than one: 0 without a row */
     uint8_t far[WALK_BLOCK];     /* [n_far] places in the block */
 };
 
 struct walk {
-    const struct walk_kernels *kernels;
+    void (*step)(struct walk *walk);
     const struct table_slot *slot;
     struct table_slot *grow; /* takes the keys that are not there; NULL: they are not stored */
     const struct table_counts *counts; /* with grow: what admits them */
     const uint8_t *keys;
     size_t n, fetched; /* keys */
-    size_t step;       /* blocks used */
+    size_t steps;      /* blocks used */
     struct walk_block blocks[WALK_STAGES];
 };
 
 struct walk_kernels {
     const char *name;
-    /* Each stage once. The rows of blocks[(step - 1) % WALK_STAGES] may be used then. */
+    /* Each stage once. The rows of blocks[(steps - 1) % WALK_STAGES] may be used then. */
     void (*step)(struct walk *walk);
+    void (*step_tiers)(struct walk *walk); /* of a slot of several tiers */
 };
 
 /* Of a slot in motion (table_motion.h), whatever others are asked for. Rows behind are read into

@@ -91,6 +91,53 @@ static double product(const struct rows *f, size_t r, size_t k, size_t from, siz
     return sum;
 }
 
+/* Of the whole f->matrix [from][to], or none of f->shift. */
+static struct move_source source_of(const struct rows *f, bool shifted, size_t from, size_t to) {
+    return (struct move_source){f->matrix, shifted ? f->shift : NULL, from, to, from, to};
+}
+
+/* A row that has its first cells alone is one with zeros behind them. */
+static void the_corner_of_a_matrix_moves_a_row_padded_with_zeros(void **state) {
+    enum { FROM = 24, TO = 20 };
+    for (size_t from = 0; from <= FROM; from += 6) {
+        for (size_t to = 0; to <= TO; to += 5) {
+            struct rows *const f = setup();
+            struct move_source source = source_of(f, true, FROM, TO);
+            struct move_matrix m;
+            source.from = from;
+            source.to = to;
+            assert_int_equal(move_matrix_init(&m, &source, false), DIMFIT_OK);
+            const struct move_run run = run_of(f, 0, ROWS);
+            move_dense(&run, &m);
+            for (size_t r = 0; r < ROWS; r++) {
+                for (size_t k = 0; k < to; k++) {
+                    double sum = 0;
+                    for (size_t i = 0; i < FROM; i++)
+                        sum += ((i < from ? f->from[r * FROM_STRIDE + i] : 0) - f->shift[i]) *
+                               f->matrix[i * TO + k];
+                    assert_true(fabs(f->to[r * TO_STRIDE + k] - sum) < 1e-5);
+                }
+            }
+            assert_rest(f, to);
+            move_matrix_fini(&m);
+            free(f);
+        }
+    }
+}
+
+static void cells_that_a_row_does_not_have_come_as_zeros(void **state) {
+    struct rows *const f = setup();
+    const uint16_t keep[4] = {5, MOVE_NONE, 0, MOVE_NONE};
+    const struct move_run run = run_of(f, 0, ROWS);
+    move_kept_some(&run, keep, 4);
+    for (size_t r = 0; r < ROWS; r++) {
+        const float *const from = f->from + r * FROM_STRIDE, *const to = f->to + r * TO_STRIDE;
+        assert_true(to[0] == from[5] && to[1] == 0 && to[2] == from[0] && to[3] == 0);
+    }
+    assert_rest(f, 4);
+    free(f);
+}
+
 static void a_dense_move_is_the_product_rounded_once(void **state) {
     static const size_t widths[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 33, 64};
     for (size_t c = 0; c < ARRAY_LEN(widths) * ARRAY_LEN(widths) * 4; c++) {
@@ -99,9 +146,8 @@ static void a_dense_move_is_the_product_rounded_once(void **state) {
         const bool squared = (c & 1) != 0, shifted = (c & 2) != 0;
         struct rows *const f = setup();
         struct move_matrix m;
-        assert_int_equal(
-            move_matrix_init(&m, f->matrix, shifted ? f->shift : NULL, squared, from, to),
-            DIMFIT_OK);
+        const struct move_source source = source_of(f, shifted, from, to);
+        assert_int_equal(move_matrix_init(&m, &source, squared), DIMFIT_OK);
         const struct move_run run = run_of(f, 0, ROWS);
         move_dense(&run, &m);
         for (size_t r = 0; r < ROWS; r++) {
@@ -135,8 +181,8 @@ static void assert_same_bits(const struct move_kernels *kernels, size_t from, si
                              bool squared, bool shifted) {
     struct rows *const f = setup();
     struct move_matrix m;
-    assert_int_equal(move_matrix_init(&m, f->matrix, shifted ? f->shift : NULL, squared, from, to),
-                     DIMFIT_OK);
+    const struct move_source source = source_of(f, shifted, from, to);
+    assert_int_equal(move_matrix_init(&m, &source, squared), DIMFIT_OK);
     const struct move_run run = run_of(f, 0, ROWS);
     kernels->dense(&run, &m);
     for (size_t r = 0; r < ROWS; r++) {
@@ -166,8 +212,8 @@ static void a_row_moves_to_the_same_bits_whoever_moves_with_it(void **state) {
     enum { FROM = 16, TO = 11 };
     struct rows *const together = setup(), *const apart = setup();
     struct move_matrix m;
-    assert_int_equal(move_matrix_init(&m, together->matrix, together->shift, false, FROM, TO),
-                     DIMFIT_OK);
+    const struct move_source source = source_of(together, true, FROM, TO);
+    assert_int_equal(move_matrix_init(&m, &source, false), DIMFIT_OK);
     const struct move_run all = run_of(together, 0, ROWS);
     move_dense(&all, &m);
     for (size_t first = 0, n = 1; first < ROWS; first += n, n = n % 10 + 1) {
@@ -233,6 +279,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cells_are_copied_bit_for_bit),
         cmocka_unit_test(kept_cells_come_in_the_order_asked_for),
+        cmocka_unit_test(the_corner_of_a_matrix_moves_a_row_padded_with_zeros),
+        cmocka_unit_test(cells_that_a_row_does_not_have_come_as_zeros),
         cmocka_unit_test(a_dense_move_is_the_product_rounded_once),
         cmocka_unit_test(every_variant_gives_the_bits_of_the_plain_loop),
         cmocka_unit_test(a_row_moves_to_the_same_bits_whoever_moves_with_it),

@@ -95,7 +95,7 @@ static void assert_block_found(const struct walk *walk, const struct walk_block 
     for (size_t i = 0; i < block->n; i++) {
         const uint64_t key = walk_key(walk, block->first + i);
         if (key_of(key) < stored)
-            assert_ptr_equal(block->values[i], slot_values(slot, entry_of(slot, key)));
+            assert_ptr_equal(block->values[i], tier_values(&slot->tiers[0], entry_of(slot, key)));
         else
             assert_null(block->values[i]);
     }
@@ -143,9 +143,9 @@ static void no_variant_takes_a_pending_feasign_for_a_row(void **state) {
     const struct walk_kernels *const *const variants = walk_variants(&n_variants);
     struct scene *const s = setup(3);
     show(s, STORED, 2);
-    assert_int_equal(slot_stored(s->slot), 0);
+    assert_int_equal(tier_stored(&s->slot->tiers[0]), 0);
     show(s, STORED / 2, 1);
-    assert_int_equal(slot_stored(s->slot), STORED / 2);
+    assert_int_equal(tier_stored(&s->slot->tiers[0]), STORED / 2);
     for (size_t v = 0; v < n_variants; v++) {
         draw_keys(s, KEYS_MAX, ASKED, v);
         assert_in_range(look_up(s, variants[v], KEYS_MAX, STORED / 2), KEYS_MAX / 2, KEYS_MAX);
@@ -171,8 +171,8 @@ static void assert_block_stored(const struct walk *walk, const struct walk_block
         const uint64_t key = walk_key(walk, block->first + i);
         const uint32_t row = entry_of(slot, key);
         assert_int_not_equal(row, INDEX_NONE);
-        if (row < INDEX_PENDING && block->values[i] == slot_values(slot, row))
-            assert_ptr_equal(block->sides[i], slot_side(slot, row));
+        if (row < INDEX_PENDING && block->values[i] == tier_values(&slot->tiers[0], row))
+            assert_ptr_equal(block->sides[i], tier_side(&slot->tiers[0], row));
         else /* it may have got its row from a later look-up of the walk */
             assert_sink(walk, block, i);
     }
@@ -214,8 +214,8 @@ static void every_variant_stores_the_same_rows_while_the_index_grows(void **stat
         for (size_t v = 0; v < n_variants; v++) {
             struct scene *const s = setup(admit);
             grow(s, variants[v], v == 0 ? want : got);
-            assert_true(slot_stored(s->slot) > 1000);
-            assert_int_equal(slot_stored(s->slot) + s->slot->n_pending, s->slot->index.n_keys);
+            assert_true(tier_stored(&s->slot->tiers[0]) > 1000);
+            assert_int_equal(tier_stored(&s->slot->tiers[0]) + s->slot->n_pending, s->slot->index.n_keys);
             assert_int_equal(s->slot->n_pending > 0, admit > 1);
             if (v > 0)
                 assert_memory_equal(want, got, sizeof want);
