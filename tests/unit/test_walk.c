@@ -215,7 +215,8 @@ static void every_variant_stores_the_same_rows_while_the_index_grows(void **stat
             struct scene *const s = setup(admit);
             grow(s, variants[v], v == 0 ? want : got);
             assert_true(tier_stored(&s->slot->tiers[0]) > 1000);
-            assert_int_equal(tier_stored(&s->slot->tiers[0]) + s->slot->n_pending, s->slot->index.n_keys);
+            assert_int_equal(tier_stored(&s->slot->tiers[0]) + s->slot->n_pending,
+                             s->slot->index.n_keys);
             assert_int_equal(s->slot->n_pending > 0, admit > 1);
             if (v > 0)
                 assert_memory_equal(want, got, sizeof want);
