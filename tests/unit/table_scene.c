@@ -60,11 +60,15 @@ struct fixture *setup(enum optimizer_kind kind) {
 struct fixture *setup_retaining(enum optimizer_kind kind, struct retention retention) {
     struct layout_slot spec = spec_of(SLOT, kind);
     spec.retention = retention;
+    return setup_spec(&spec);
+}
+
+struct fixture *setup_spec(const struct layout_slot *spec) {
     struct fixture *const f = calloc(1, sizeof *f);
     assert_non_null(f);
     assert_int_equal(layout_new(1, 99, &f->layout), DIMFIT_OK);
     assert_int_equal(table_new(99, &f->table), DIMFIT_OK);
-    add_spec(f, &spec);
+    add_spec(f, spec);
     f->slot = table_find(f->table, SLOT);
     assert_non_null(f->slot);
     return f;
@@ -129,6 +133,18 @@ void assert_same_rows(const struct table_slot *a, const struct table_slot *b, ui
         assert_memory_equal(x.state, y.state, state_width * sizeof *x.state);
         assert_int_equal(x.shows, y.shows);
     }
+}
+
+void take(struct fixture *f, const struct change *change, const struct layout *before) {
+    struct layout *next = NULL;
+    struct err_detail detail = {{0}};
+    move_all(f->table);
+    const dimfit_err err = change_apply(change, f->layout, before, &next, &detail);
+    if (err != DIMFIT_OK)
+        fail_msg("%s", detail.text);
+    assert_int_equal(table_change(f->table, change, next, &detail), DIMFIT_OK);
+    layout_destroy(&f->layout);
+    f->layout = next;
 }
 
 void move_all(struct table *table) {

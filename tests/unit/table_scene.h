@@ -31,6 +31,7 @@ uint64_t mix(uint64_t x);
 double noise(uint64_t x); /* from -1 to 1 */
 
 struct fixture *setup(enum optimizer_kind kind);
+struct fixture *setup_spec(const struct layout_slot *spec); /* spec_of(SLOT, ...), or like it */
 struct fixture *setup_retaining(enum optimizer_kind kind, struct retention retention);
 void teardown(struct fixture *f);
 
@@ -48,6 +49,9 @@ void fill(struct fixture *f, size_t n, uint64_t range, uint64_t seed);
 void push(struct fixture *f, struct table_slot *slot, size_t n, const struct score_sums *sums);
 /* Some thousand rows with all optimizer state in use. */
 void train(struct fixture *f, struct table_slot *slot);
+/* Make a change that must succeed, once the rows of the one before are home. `before`: the layout
+ * that it undoes to, or NULL. */
+void take(struct fixture *f, const struct change *change, const struct layout *before);
 /* All rows of a change, in slices. */
 void move_all(struct table *table);
 /* Rows until the table refuses more: how many it took, n at a time. */

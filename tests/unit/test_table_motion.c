@@ -1,7 +1,7 @@
-/* Rows on their way through changes, against a plain model: whatever the schedule of slices. */
+/* Rows on their way through changes, and from tier to tier, against a plain model: whatever the
+ * schedule of slices. */
 #include "server/init.h"
 #include "server/optim.h"
-#include "server/slab.h"
 #include "server/table_expire.h"
 #include "tests/unit/table_scene.h"
 
@@ -25,9 +25,11 @@ enum {
 /* ---- the model: a row a key, changed as a whole -------------------------------------------------
  */
 
+/* Values end in zeros where the row's tier is narrower than the slot. */
 struct row {
     bool there;
     uint32_t pending; /* shown so often without a row */
+    uint32_t tier, day;
     float values[DIM], state[STATE_MAX];
     float shows;
 };
@@ -47,7 +49,11 @@ struct scene {
     uint64_t random;
     bool axes;      /* changes keep to them */
     uint32_t admit; /* shows that a row takes */
+    uint32_t n_tiers, today;
+    uint64_t promoted, demoted; /* rows so far */
 };
+
+static const uint32_t tier_shows[] = {0, 2, 3, 5, 6, 8, 9, 10}; /* where tiers begin */
 
 static uint64_t draw(struct scene *s, uint64_t n) {
     s->random++;
@@ -62,8 +68,8 @@ static const struct layout_slot *spec_now(const struct scene *s) {
     return layout_find(s->eager->layout, SLOT);
 }
 
-static size_t state_now(const struct scene *s) {
-    return optimizer_state_width(s->kind, spec_now(s)->width);
+static uint32_t width_of(const struct scene *s, const struct row *row) {
+    return spec_now(s)->tier_widths[row->tier];
 }
 
 static void read_row(const struct fixture *f, const struct scene *s, size_t i, struct row *out) {
@@ -71,102 +77,217 @@ static void read_row(const struct fixture *f, const struct scene *s, size_t i, s
     *out = (struct row){.there = table_row(f->slot, key_at(i), &row)};
     if (!out->there)
         return;
-    memcpy(out->values, row.values, spec_now(s)->width * sizeof(float));
-    memcpy(out->state, row.state, state_now(s) * sizeof(float));
+    out->tier = row.tier;
+    out->day = row.day;
     out->shows = row.shows;
+    assert_int_equal(row.width, width_of(s, out));
+    memcpy(out->values, row.values, row.width * sizeof(float));
+    memcpy(out->state, row.state, optimizer_state_width(s->kind, row.width) * sizeof(float));
 }
 
 static void assert_row(const struct row *got, const struct row *want) {
     assert_int_equal(got->there, want->there);
+    assert_int_equal(got->tier, want->tier);
+    assert_true(!got->there || got->day == want->day);
     assert_memory_equal(got->values, want->values, sizeof got->values);
     assert_memory_equal(got->state, want->state, sizeof got->state);
     assert_true(got->shows == want->shows);
+}
+
+/* A feasign's row to begin with, as wide as the first tier. */
+static void initial_row(const struct scene *s, size_t i, float out[DIM]) {
+    init_row(spec_now(s), 99, key_at(i), out);
+    for (size_t k = spec_now(s)->tier_widths[0]; k < DIM; k++)
+        out[k] = 0;
 }
 
 /* Bit for bit what the model says, by look-ups and by pulls. */
 static void assert_as_model(struct scene *s, struct fixture *f) {
     const size_t w = spec_now(s)->width;
     static float pulled[UNIVERSE * DIM];
+    static uint8_t tiers[UNIVERSE];
     for (size_t i = 0; i < UNIVERSE; i++)
         set_key(f, i, key_at(i));
-    table_pull(f->slot, keys_of(f), UNIVERSE, pulled);
+    table_pull_tiers(f->slot, keys_of(f), UNIVERSE, pulled, tiers);
     for (size_t i = 0; i < UNIVERSE; i++) {
         struct row row;
         float initial[DIM];
         read_row(f, s, i, &row);
         assert_row(&row, &s->model.rows[i]);
-        init_row(spec_now(s), 99, key_at(i), initial);
+        initial_row(s, i, initial);
+        assert_int_equal(tiers[i], row.tier);
         assert_memory_equal(pulled + i * w, row.there ? row.values : initial, w * sizeof(float));
     }
+}
+
+/* What stands in one part of a row: values, first moments, second moments. */
+enum part { VALUES, FIRST, SECOND };
+
+/* The parts of a state: where they begin at a width, and how many there are. */
+static size_t parts_of(enum optimizer_kind kind, size_t w, size_t at[2], enum part part[2]) {
+    const size_t first = kind == OPTIMIZER_ADAM;
+    at[0] = first;
+    at[1] = first + w;
+    part[0] = kind == OPTIMIZER_ADAGRAD ? SECOND : FIRST;
+    part[1] = kind == OPTIMIZER_ADAM ? SECOND : FIRST;
+    return kind == OPTIMIZER_ADAGRAD ? 1 : kind == OPTIMIZER_ADAM || kind == OPTIMIZER_FTRL ? 2 : 0;
 }
 
 /* ---- pushes -----------------------------------------------------------------------------------
  */
 
-static void model_push(struct scene *s, const size_t *picked, size_t n) {
+/* n shows more, of what the earlier ones have decayed to. */
+static void model_show(const struct scene *s, struct row *row, uint32_t n) {
+    if (s->today > row->day) {
+        for (uint32_t day = row->day; day != 0 && day < s->today && s->n_tiers > 1; day++)
+            row->shows /= 2;
+        row->day = s->today;
+    }
+    row->shows += (float)n;
+}
+
+static void model_push(struct scene *s, const size_t *picked, const uint32_t *shown, size_t n,
+                       double g[LAYOUT_TIERS_MAX][DIM]) {
     const struct layout_slot *const spec = spec_now(s);
     size_t variants;
     const struct optim_kernels *const reference = optim_variants(&variants)[0];
     for (size_t k = 0; k < n; k++) {
         struct row *const row = &s->model.rows[picked[k]];
-        if (!row->there && ++row->pending < s->admit)
+        const uint8_t *const grad = grads_of(s->eager) + k * spec->width * sizeof(float);
+        float initial[DIM];
+        initial_row(s, picked[k], initial);
+        for (size_t j = 0; j < width_of(s, row); j++)
+            g[row->tier][j] += (double)(row->there ? row->values : initial)[j] *
+                               (double)grad_at(s->eager, k * spec->width + j);
+        if (!row->there && row->pending + shown[k] < s->admit) {
+            row->pending += shown[k];
+            row->day = s->today;
             continue;
-        if (!row->there) {
-            *row = (struct row){.there = true, .shows = (float)row->pending - 1};
-            init_row(spec, 99, key_at(picked[k]), row->values);
         }
-        row->shows += 1;
+        if (!row->there) {
+            row->there = true;
+            row->shows = (float)row->pending;
+            memcpy(row->values, initial, sizeof initial);
+            row->pending = 0;
+        }
+        model_show(s, row, shown[k]);
         float *const values = row->values, *const state = row->state;
-        const struct optim_rows rows = {
-            &values, &state, grads_of(s->eager) + k * spec->width * sizeof(float), 1, spec->width};
+        const struct optim_rows rows = {&values, &state, grad, 1, width_of(s, row)};
         reference->train(&spec->optimizer, &rows, NULL);
     }
 }
 
 static void push_some(struct scene *s, bool train) {
     size_t picked[UNIVERSE];
+    uint32_t shown[UNIVERSE];
     const size_t n = 1 + draw(s, UNIVERSE / 3), w = spec_now(s)->width;
     struct fixture *const both[] = {s->eager, s->lazy};
-    double g[2][DIM] = {{0}}, by_row[2][DIM] = {{0}};
-    const uint64_t first = draw(s, UNIVERSE);
-    for (size_t k = 0; k < n; k++)
+    double g[3][LAYOUT_TIERS_MAX][DIM] = {{{0}}}, by_row[2][LAYOUT_TIERS_MAX][DIM] = {{{0}}};
+    const uint64_t first = s->n_tiers > 1 ? draw(s, 20) : draw(s, UNIVERSE);
+    s->today += s->n_tiers > 1 && draw(s, 4) == 0;
+    for (size_t k = 0; k < n; k++) {
         picked[k] = (first + k * 7) % UNIVERSE; /* distinct: 7 does not divide it */
+        shown[k] = s->n_tiers > 1 ? 1 + (uint32_t)draw(s, 4) : 1;
+    }
     const uint64_t noise_of = draw(s, UINT64_MAX);
     for (size_t t = 0; t < 2; t++) {
+        const struct table_counts counts = {.lookups = (const uint8_t *)shown, .day = s->today};
+        struct score_sums sums[LAYOUT_TIERS_MAX];
         for (size_t k = 0; k < n; k++)
             set_key(both[t], k, key_at(picked[k]));
         for (size_t k = 0; k < n * w; k++)
             set_grad(both[t], k, (float)noise(noise_of + k));
-        const struct score_sums sums = {.scale = 1, .g = g[t], .row = by_row[t], .sample = 1};
+        for (uint32_t i = 0; i < s->n_tiers; i++)
+            sums[i] = (struct score_sums){
+                .scale = 1, .g = g[t][i], .row = by_row[t][i], .sample = 1};
         if (train)
             assert_int_equal(table_reserve(both[t]->slot, n), DIMFIT_OK);
-        table_push(both[t]->slot, keys_of(both[t]), grads_of(both[t]), NULL, n, train, &sums);
+        table_push(both[t]->slot, keys_of(both[t]), grads_of(both[t]), &counts, n, train, sums);
     }
     assert_memory_equal(g[0], g[1], sizeof g[0]);
     assert_memory_equal(by_row[0], by_row[1], sizeof by_row[0]);
-    if (train)
-        model_push(s, picked, n);
+    if (!train)
+        return;
+    model_push(s, picked, shown, n, g[2]);
+    for (size_t i = 0; i < (size_t)LAYOUT_TIERS_MAX * DIM; i++)
+        assert_true(fabs(g[0][i / DIM][i % DIM] - g[2][i / DIM][i % DIM]) < 1e-9);
 }
 
-/* Rows shown least go; their numbers serve the next. Never while rows move. */
-static void evict(struct scene *s, float shows) {
+/* A row at another width: values and each part of its state cut, or zeros added. */
+static void model_retier(const struct scene *s, struct row *row, uint32_t tier) {
+    const size_t from = width_of(s, row), to = spec_now(s)->tier_widths[tier];
+    const size_t common = from < to ? from : to;
+    struct row moved = {.there = true, .tier = tier, .day = row->day, .shows = row->shows};
+    memcpy(moved.values, row->values, common * sizeof(float));
+    size_t old[2], new[2];
+    enum part part[2];
+    const size_t n = parts_of(s->kind, from, old, part);
+    (void)parts_of(s->kind, to, new, part);
+    if (s->kind == OPTIMIZER_ROWWISE_ADAGRAD || s->kind == OPTIMIZER_ADAM)
+        moved.state[0] = row->state[0];
+    for (size_t p = 0; p < n; p++)
+        memcpy(moved.state + new[p], row->state + old[p], common * sizeof(float));
+    *row = moved;
+}
+
+static void model_sweep(struct scene *s, struct row *row, float least, uint32_t today) {
+    float shows = row->shows;
+    for (uint32_t day = row->day; day != 0 && day < today && s->n_tiers > 1; day++)
+        shows /= 2;
+    if (row->there && shows < least)
+        *row = (struct row){0};
+    if (!row->there || s->model.last != NULL)
+        return; /* what is kept for an undo stays in its tier */
+    uint32_t tier = row->tier;
+    while (tier + 1 < s->n_tiers && shows >= (float)tier_shows[tier + 1])
+        tier++;
+    while (tier > 0 && shows * 2 < (float)tier_shows[tier])
+        tier--;
+    s->promoted += tier > row->tier;
+    s->demoted += tier < row->tier;
+    if (tier != row->tier)
+        model_retier(s, row, tier);
+}
+
+/* Rows shown least go, their numbers serve the next; others change their tier. Never while rows
+ * move. */
+static void sweep(struct scene *s, float shows) {
     struct fixture *const both[] = {s->eager, s->lazy};
     static struct expiry_slice slice;
+    const uint32_t today = s->n_tiers > 1 ? s->today + (uint32_t)draw(s, 4) : 1;
+    const uint64_t promoted = s->promoted, demoted = s->demoted;
     for (size_t t = 0; t < 2; t++) {
         struct expiry_walk walk = {0};
-        const struct expiry_rule rule = {.today = 1, .shows = shows};
+        const struct expiry_rule rule = {.today = today, .shows = shows};
         move_all(both[t]->table);
         while (table_expire(both[t]->slot, &rule, &walk, &slice))
             ;
     }
     for (size_t i = 0; i < UNIVERSE; i++) {
-        if (s->model.rows[i].there && s->model.rows[i].shows < shows) {
-            s->model.rows[i] = (struct row){0};
+        struct row *const row = &s->model.rows[i];
+        const bool was_there = row->there;
+        model_sweep(s, row, shows, today);
+        if (was_there && !row->there)
             s->model.saved[i].there = false;
-        }
-        if ((float)s->model.rows[i].pending < shows)
-            s->model.rows[i].pending = 0;
+        if (!was_there && (float)row->pending < shows)
+            *row = (struct row){0};
     }
+    for (size_t t = 0; t < 2; t++) {
+        const struct table_figures figures = table_figures(both[t]->table);
+        assert_int_equal(figures.promoted, s->promoted - promoted);
+        assert_int_equal(figures.demoted, s->demoted - demoted);
+    }
+}
+
+/* The last change can't be undone any more. */
+static void forget(struct scene *s) {
+    struct fixture *const both[] = {s->eager, s->lazy};
+    for (size_t t = 0; t < 2; t++) {
+        move_all(both[t]->table);
+        assert_int_equal(table_forget(both[t]->table, both[t]->layout->epoch), DIMFIT_OK);
+    }
+    layout_destroy(&s->model.before);
+    change_destroy(&s->model.last);
 }
 
 /* ---- changes: drawn, and worked out in float64 -------------------------------------------------
@@ -255,6 +376,16 @@ static void fill_mix(struct scene *s, struct change_slot *slot) {
         slot->centre[i] = 0.1 * noise(draw(s, UINT64_MAX));
 }
 
+/* Of each tier, the last one as wide as the slot. */
+static void draw_widths(struct scene *s, struct change_slot *slot) {
+    slot->n_tiers = s->n_tiers;
+    for (uint32_t t = s->n_tiers; t-- > 0;) {
+        const bool last = t + 1 == s->n_tiers;
+        slot->tier_from[t] = spec_now(s)->tier_widths[t];
+        slot->tier_to[t] = last ? slot->to : (uint32_t)draw(s, slot->tier_to[t + 1] + 1);
+    }
+}
+
 static struct change *draw_change(struct scene *s) {
     const uint32_t from = spec_now(s)->width, kept = (uint32_t)draw(s, from + 1);
     const uint32_t added = draw(s, 2) == 0 ? 0 : (uint32_t)draw(s, DIM - kept + 1);
@@ -265,6 +396,7 @@ static struct change *draw_change(struct scene *s) {
     struct change_slot *const slot = &change->slots[0];
     assert_int_equal(change_slot_alloc_added(slot, SLOT, DIM, from, kept + added, added, dense),
                      DIMFIT_OK);
+    draw_widths(s, slot);
     if (dense)
         fill_dense(s, slot, kept);
     else
@@ -278,9 +410,6 @@ static struct change *draw_change(struct scene *s) {
     }
     return change;
 }
-
-/* What stands in one part of a row: values, first moments, second moments. */
-enum part { VALUES, FIRST, SECOND };
 
 static double weight(const struct change_slot *c, enum part part, size_t i, size_t k) {
     const size_t kept = c->to - c->added;
@@ -304,11 +433,13 @@ static void part_forth(const struct change_slot *c, enum part part, const float 
     }
 }
 
+/* Of rows that have the first `have` coordinates after the change. */
 static void part_back(const struct change_slot *c, enum part part, const float *saved,
-                      const double *moved, const float *now, double *to) {
+                      const double *moved, const float *now, size_t have, double *to) {
+    const size_t kept = c->to - c->added;
     for (size_t i = 0; i < c->from; i++) {
         to[i] = saved[i];
-        for (size_t k = 0; k < c->to - c->added; k++) {
+        for (size_t k = 0; k < kept && k < have; k++) {
             if (c->keep != NULL && c->keep[k] == i)
                 to[i] = now[k];
             else if (c->keep == NULL)
@@ -319,14 +450,11 @@ static void part_back(const struct change_slot *c, enum part part, const float *
     }
 }
 
-/* The parts of a state: where they begin at a width, and how many there are. */
-static size_t parts_of(enum optimizer_kind kind, size_t w, size_t at[2], enum part part[2]) {
-    const size_t first = kind == OPTIMIZER_ADAM;
-    at[0] = first;
-    at[1] = first + w;
-    part[0] = kind == OPTIMIZER_ADAGRAD ? SECOND : FIRST;
-    part[1] = kind == OPTIMIZER_ADAM ? SECOND : FIRST;
-    return kind == OPTIMIZER_ADAGRAD ? 1 : kind == OPTIMIZER_ADAM || kind == OPTIMIZER_FTRL ? 2 : 0;
+/* n cells of a row, and zeros behind them. */
+static const float *padded(const float *cells, size_t n, float out[DIM]) {
+    memset(out, 0, DIM * sizeof *out);
+    memcpy(out, cells, n * sizeof *out);
+    return out;
 }
 
 /* Bit for bit where coordinates are only selected, to float32's rounding otherwise. */
@@ -342,72 +470,68 @@ static void assert_cells(const float *got, const double *want, size_t n, bool ex
     }
 }
 
+static void check_one_of_a_row(const struct scene *s, const struct row *was,
+                               const struct row *now) {
+    if (s->kind == OPTIMIZER_ROWWISE_ADAGRAD || s->kind == OPTIMIZER_ADAM)
+        assert_true(now->state[0] == was->state[0]);
+    assert_true(now->shows == was->shows && now->tier == was->tier && now->day == was->day);
+}
+
 static void check_forth(struct scene *s, const struct change_slot *c, const struct row *was,
                         const struct row *now) {
     double want[DIM];
+    float cells[DIM];
     const bool exact = c->keep != NULL;
+    const size_t from = c->tier_from[was->tier], to = c->tier_to[was->tier],
+                 most = c->to - c->added;
+    const size_t kept = to < most ? to : most;
     part_forth(c, VALUES, was->values, want);
-    if (c->drawn) {
+    if (c->drawn && to > kept) {
         float drawn[DIM];
-        init_row(spec_now(s), 99, XXH3_64bits(was->values, c->from * sizeof(float)), drawn);
-        for (size_t k = c->to - c->added; k < c->to; k++) {
+        init_row(spec_now(s), 99, XXH3_64bits(was->values, from * sizeof(float)), drawn);
+        for (size_t k = kept; k < to; k++) {
             assert_true(now->values[k] == drawn[k]);
             want[k] = drawn[k];
         }
     }
-    const size_t kept = c->to - c->added;
     assert_cells(now->values, want, kept, exact);
-    assert_cells(now->values + kept, want + kept, c->added, exact && c->mix == NULL);
+    assert_cells(now->values + kept, want + kept, to - kept, exact && c->mix == NULL);
     size_t from_at[2], to_at[2];
     enum part part[2];
-    const size_t n = parts_of(s->kind, c->from, from_at, part);
-    (void)parts_of(s->kind, c->to, to_at, part);
+    const size_t n = parts_of(s->kind, from, from_at, part);
+    (void)parts_of(s->kind, to, to_at, part);
     for (size_t p = 0; p < n; p++) {
-        part_forth(c, part[p], was->state + from_at[p], want);
-        assert_cells(now->state + to_at[p], want, c->to, exact);
+        part_forth(c, part[p], padded(was->state + from_at[p], from, cells), want);
+        assert_cells(now->state + to_at[p], want, to, exact);
     }
-    if (s->kind == OPTIMIZER_ROWWISE_ADAGRAD || s->kind == OPTIMIZER_ADAM)
-        assert_true(now->state[0] == was->state[0]);
-    assert_true(now->shows == was->shows);
+    check_one_of_a_row(s, was, now);
 }
 
 static void check_back(struct scene *s, const struct change_slot *c, size_t i,
                        const struct row *was, const struct row *now) {
     const struct model *const m = &s->model;
     const bool exact = c->keep != NULL;
+    const size_t from = c->tier_from[was->tier], to = c->tier_to[was->tier];
     struct row saved = {0};
+    float then[DIM], cells[DIM];
     double moved[DIM], want[DIM];
     if (m->saved[i].there)
         saved = m->saved[i];
     else
-        init_row(spec_now(s), 99, key_at(i), saved.values);
+        initial_row(s, i, saved.values);
     size_t narrow[2], wide[2];
     enum part part[2];
-    const size_t n = parts_of(s->kind, c->to, narrow, part);
-    (void)parts_of(s->kind, c->from, wide, part);
+    const size_t n = parts_of(s->kind, to, narrow, part);
+    (void)parts_of(s->kind, from, wide, part);
     part_forth(c, VALUES, saved.values, moved);
-    part_back(c, VALUES, saved.values, moved, was->values, want);
-    assert_cells(now->values, want, c->from, exact);
+    part_back(c, VALUES, saved.values, moved, was->values, to, want);
+    assert_cells(now->values, want, from, exact);
     for (size_t p = 0; p < n; p++) {
-        part_forth(c, part[p], saved.state + wide[p], moved);
-        part_back(c, part[p], saved.state + wide[p], moved, was->state + narrow[p], want);
-        assert_cells(now->state + wide[p], want, c->from, exact);
+        part_forth(c, part[p], padded(saved.state + wide[p], from, then), moved);
+        part_back(c, part[p], then, moved, padded(was->state + narrow[p], to, cells), to, want);
+        assert_cells(now->state + wide[p], want, from, exact);
     }
-    if (s->kind == OPTIMIZER_ROWWISE_ADAGRAD || s->kind == OPTIMIZER_ADAM)
-        assert_true(now->state[0] == was->state[0]);
-    assert_true(now->shows == was->shows);
-}
-
-static void take(struct fixture *f, const struct change *change, const struct layout *before) {
-    struct layout *next = NULL;
-    struct err_detail detail = {{0}};
-    move_all(f->table);
-    const dimfit_err err = change_apply(change, f->layout, before, &next, &detail);
-    if (err != DIMFIT_OK)
-        fail_msg("%s", detail.text);
-    assert_int_equal(table_change(f->table, change, next, &detail), DIMFIT_OK);
-    layout_destroy(&f->layout);
-    f->layout = next;
+    check_one_of_a_row(s, was, now);
 }
 
 /* The model's rows become the eager table's, once they are what the change should have made. */
@@ -423,6 +547,8 @@ static void change_all(struct scene *s, struct change *change) {
     for (size_t i = 0; i < UNIVERSE; i++) {
         read_row(s->eager, s, i, &rows[i]);
         rows[i].pending = m->rows[i].pending;
+        if (!rows[i].there)
+            rows[i].day = m->rows[i].day;
         assert_int_equal(rows[i].there, m->rows[i].there);
         if (rows[i].there && back)
             check_back(s, &change->slots[0], i, &m->rows[i], &rows[i]);
@@ -451,16 +577,22 @@ static void undo(struct scene *s) {
 /* ---- sequences ---------------------------------------------------------------------------------
  */
 
-static struct scene *scene_new(enum optimizer_kind kind, uint64_t seed) {
+static struct scene *scene_new(enum optimizer_kind kind, uint32_t n_tiers, uint64_t seed) {
     struct scene *const s = calloc(1, sizeof *s);
     assert_non_null(s);
     s->kind = kind;
     s->random = seed * 1000003;
     s->axes = kind == OPTIMIZER_FTRL || draw(s, 3) == 0;
     s->admit = (uint32_t)(1 + draw(s, 2));
-    const struct retention retention = {.admit = s->admit, .clicks = s->admit > 1};
-    s->eager = setup_retaining(kind, retention);
-    s->lazy = setup_retaining(kind, retention);
+    s->n_tiers = n_tiers;
+    s->today = n_tiers > 1 ? 10 : 0;
+    struct layout_slot spec = spec_of(SLOT, kind);
+    spec.retention = (struct retention){
+        .admit = s->admit, .clicks = s->admit > 1, .decay = n_tiers > 1 ? 0.5f : 1};
+    spec.n_tiers = n_tiers;
+    memcpy(spec.tier_shows, tier_shows, n_tiers * sizeof *tier_shows);
+    s->eager = setup_spec(&spec);
+    s->lazy = setup_spec(&spec);
     table_keep(s->eager->table, true, NULL);
     table_keep(s->lazy->table, true, NULL);
     return s;
@@ -484,7 +616,9 @@ static void one_step(struct scene *s) {
             undo(s);
         break;
     case 2:
-        evict(s, (float)(1 + draw(s, 3)));
+        if (s->n_tiers > 1 && draw(s, 2) == 0)
+            forget(s);
+        sweep(s, s->n_tiers > 1 ? 0.25f : (float)(1 + draw(s, 3)));
         break;
     case 3:
         push_some(s, false);
@@ -497,22 +631,50 @@ static void one_step(struct scene *s) {
         (void)table_move(s->lazy->table, 1 + draw(s, 1500));
 }
 
-static void any_sequence_of_changes_is_what_a_plain_model_says(void **state) {
-    size_t half_way = 0;
-    for (uint64_t seed = 0; seed < SEQUENCES; seed++) {
-        struct scene *const s = scene_new((enum optimizer_kind)(seed % 5), seed);
-        for (size_t step = 0; step < STEPS; step++) {
-            one_step(s);
-            half_way += table_in_motion(s->lazy->table);
-            assert_as_model(s, s->eager);
-            assert_as_model(s, s->lazy);
-        }
-        move_all(s->lazy->table);
+/* How many rows went to another tier, half of the rows looked at while they were on their way. */
+struct seen {
+    uint64_t half_way, promoted, demoted, tiers[LAYOUT_TIERS_MAX];
+};
+
+static void play(struct scene *s, struct seen *seen) {
+    for (size_t step = 0; step < STEPS; step++) {
+        one_step(s);
+        seen->half_way += table_in_motion(s->lazy->table);
+        assert_as_model(s, s->eager);
         assert_as_model(s, s->lazy);
-        assert_int_equal(table_figures(s->lazy->table).moving_rows, 0);
+    }
+    move_all(s->lazy->table);
+    assert_as_model(s, s->lazy);
+    assert_int_equal(table_figures(s->lazy->table).moving_rows, 0);
+    seen->promoted += s->promoted;
+    seen->demoted += s->demoted;
+    for (size_t i = 0; i < UNIVERSE; i++)
+        seen->tiers[s->model.rows[i].tier] += s->model.rows[i].there;
+}
+
+static void any_sequence_of_changes_is_what_a_plain_model_says(void **state) {
+    struct seen seen = {0};
+    for (uint64_t seed = 0; seed < SEQUENCES; seed++) {
+        struct scene *const s = scene_new((enum optimizer_kind)(seed % 5), 1, seed);
+        play(s, &seen);
         scene_free(s);
     }
-    assert_true(half_way > SEQUENCES); /* the lazy one was looked at with rows under way */
+    assert_true(seen.half_way > SEQUENCES); /* the lazy one was looked at with rows under way */
+    assert_int_equal(seen.promoted + seen.demoted, 0);
+}
+
+static void so_is_any_of_slots_with_tiers(void **state) {
+    struct seen seen = {0};
+    for (uint64_t seed = 0; seed < SEQUENCES; seed++) {
+        const uint32_t n_tiers = 2 + (uint32_t)(seed / 5 % (LAYOUT_TIERS_MAX - 1));
+        struct scene *const s = scene_new((enum optimizer_kind)(seed % 5), n_tiers, seed);
+        play(s, &seen);
+        scene_free(s);
+    }
+    assert_true(seen.half_way > SEQUENCES);
+    assert_true(seen.promoted > SEQUENCES && seen.demoted > SEQUENCES / 4);
+    for (size_t t = 0; t < LAYOUT_TIERS_MAX; t++)
+        assert_true(seen.tiers[t] > 0);
 }
 
 /* v = mean + r M^T of what a pull reads. */
@@ -531,7 +693,7 @@ static void embed(struct fixture *f, double v[DIM]) {
 }
 
 static void a_hundred_changes_of_basis_do_not_drift(void **state) {
-    struct scene *const s = scene_new(OPTIMIZER_ROWWISE_ADAGRAD, 1);
+    struct scene *const s = scene_new(OPTIMIZER_ROWWISE_ADAGRAD, 1, 1);
     struct fixture *const f = s->eager;
     double before[UNIVERSE][DIM], after[DIM];
     s->axes = false;
@@ -564,223 +726,11 @@ static void a_hundred_changes_of_basis_do_not_drift(void **state) {
     scene_free(s);
 }
 
-/* ---- many chunks -------------------------------------------------------------------------------
- */
-
-enum { ROWS = 150000 };
-
-/* A file of chunks, in memory: as much as `room` of them are taken. */
-struct spill {
-    size_t users, bytes;
-    uint8_t *memory;
-};
-static size_t spill_room, spills_open;
-
-static struct spill *spill_new(void *self, uint64_t epoch, uint64_t bytes) {
-    struct spill *const spill = calloc(1, sizeof *spill);
-    *spill = (struct spill){1, bytes, calloc(1, bytes)};
-    spills_open++;
-    return spill;
-}
-
-static const void *spill_put(void *self, struct spill *spill, float *chunk, size_t bytes,
-                             uint64_t offset) {
-    if (spill_room == 0)
-        return NULL;
-    spill_room--;
-    assert_true(offset % 4096 == 0 && offset + bytes <= spill->bytes);
-    memcpy(spill->memory + offset, chunk, bytes);
-    slab_chunk_free(chunk, bytes);
-    return spill->memory + offset;
-}
-
-static dimfit_err spill_checked(void *self, const struct spill *spill, struct err_detail *detail) {
-    return DIMFIT_OK;
-}
-
-static void spill_share(void *self, struct spill *spill) {
-    spill->users++;
-}
-
-static void spill_free(void *self, struct spill *spill) {
-    if (--spill->users > 0)
-        return;
-    free(spill->memory);
-    free(spill);
-    spills_open--;
-}
-
-static const struct table_spill spill_io = {
-    .open = spill_new,
-    .write = spill_put,
-    .check = spill_checked,
-    .open_more = spill_share,
-    .close = spill_free,
-};
-
-static void push_range(struct fixture *f, uint64_t first, uint64_t end, uint64_t step) {
-    enum { BATCH = 1000 };
-    const size_t w = table_slot_width(f->slot);
-    for (size_t i = 0; i < BATCH * w; i++)
-        set_grad(f, i, (float)noise(i + first));
-    while (first < end) {
-        size_t n = 0;
-        for (; n < BATCH && first < end; n++, first += step)
-            set_key(f, n, mix(first));
-        push(f, f->slot, n, NULL);
-    }
-}
-
-static struct change *halved(const struct fixture *f, uint32_t to) {
-    struct change *change = NULL;
-    assert_int_equal(change_new(f->layout->epoch, f->layout->epoch + 1, 1, &change), DIMFIT_OK);
-    assert_int_equal(change_slot_alloc(&change->slots[0], SLOT, DIM, to, false), DIMFIT_OK);
-    for (uint32_t k = 0; k < to; k++)
-        change->slots[0].keep[k] = (uint16_t)(DIM - 1 - k);
-    return change;
-}
-
-static void assert_same_tables(const struct fixture *a, const struct fixture *b) {
-    const size_t w = table_slot_width(a->slot), state = optimizer_state_width(OPTIMIZER_ADAM, w);
-    assert_int_equal(table_slot_width(b->slot), w);
-    for (uint64_t i = 0; i < ROWS + 2000; i++) {
-        struct table_row x, y;
-        assert_true(table_row(a->slot, mix(i), &x) == table_row(b->slot, mix(i), &y));
-        if (i >= ROWS + 1000)
-            continue;
-        assert_memory_equal(x.values, y.values, w * sizeof(float));
-        assert_memory_equal(x.state, y.state, state * sizeof(float));
-    }
-}
-
-/* Old chunks go on as the sweep passes them, into the new slabs, a file, or nowhere, and rows come
- * back from there. */
-static void rows_of_many_chunks_come_back_from_wherever_they_are_kept(void **state) {
-    struct fixture *const f = setup(OPTIMIZER_ADAM), *const memory = setup(OPTIMIZER_ADAM);
-    struct fixture *const both[] = {f, memory};
-    spills_open = 0;
-    table_keep(f->table, true, &spill_io);
-    table_keep(memory->table, true, NULL);
-    struct change *change = NULL, *back = NULL;
-    struct layout *before = NULL;
-    for (size_t t = 0; t < 2; t++)
-        push_range(both[t], 0, ROWS, 1);
-    assert_int_equal(layout_copy(f->layout, &before), DIMFIT_OK);
-    change = halved(f, 3);
-    assert_int_equal(change_undo(change, 3, &back), DIMFIT_OK);
-    for (size_t t = 0; t < 2; t++)
-        take(both[t], change, NULL);
-    assert_int_equal(spills_open, 1);
-    /* Some written ahead, some new, while nothing can be spilled for a while. */
-    spill_room = 0;
-    for (size_t t = 0; t < 2; t++)
-        push_range(both[t], ROWS / 2, ROWS + 1000, 7);
-    for (int i = 0; i < 50; i++)
-        assert_true(table_move(f->table, 100000));
-    assert_true(table_figures(f->table).moving_rows > 1);
-    spill_room = SIZE_MAX;
-    for (size_t t = 0; t < 2; t++)
-        move_all(both[t]->table);
-    push_range(f, ROWS, ROWS + 1000, 1);
-    push_range(memory, ROWS, ROWS + 1000, 1);
-    assert_same_tables(f, memory);
-    const struct table_figures spilled = table_figures(f->table),
-                               kept = table_figures(memory->table);
-    assert_true(spilled.saved_bytes == kept.saved_bytes && spilled.saved_bytes >= ROWS * 150);
-    assert_true(spilled.slab_bytes + spilled.saved_bytes <= kept.slab_bytes + (4 << 20));
-    for (size_t t = 0; t < 2; t++) {
-        take(both[t], back, before);
-        (void)table_move(both[t]->table, t == 0 ? 3000000 : 100);
-        push_range(both[t], 5, ROWS, 1001);
-    }
-    assert_same_tables(f, memory);
-    for (size_t t = 0; t < 2; t++)
-        move_all(both[t]->table);
-    assert_same_tables(f, memory);
-    assert_int_equal(table_figures(f->table).saved_bytes, 0);
-    assert_int_equal(spills_open, 0);
-    change_destroy(&change);
-    change_destroy(&back);
-    layout_destroy(&before);
-    teardown(f);
-    teardown(memory);
-}
-
-/* What is allocated beside what was there, all along, whatever is pushed. */
-static void a_change_stays_below_its_peak(void **state) {
-    for (uint32_t from = 0; from < 2; from++) {
-        struct fixture *const f = setup(OPTIMIZER_ADAM);
-        struct change *change = halved(f, 2);
-        push_range(f, 0, ROWS, 1);
-        if (from == 1) { /* the other way */
-            struct change *wider = NULL;
-            take(f, change, NULL);
-            move_all(f->table);
-            assert_int_equal(change_new(2, 3, 1, &wider), DIMFIT_OK);
-            assert_int_equal(
-                change_slot_alloc_added(&wider->slots[0], SLOT, DIM, 2, DIM, DIM - 2, false),
-                DIMFIT_OK);
-            wider->slots[0].keep[1] = 1;
-            wider->slots[0].drawn = true;
-            for (uint32_t k = 0; k < DIM - 2; k++)
-                wider->slots[0].columns[k * (DIM - 2) + k] = 1;
-            change_destroy(&change);
-            change = wider;
-        }
-        const uint64_t peak = table_change_peak(f->table, change);
-        const uint64_t there = table_figures(f->table).slab_bytes;
-        take(f, change, NULL);
-        uint64_t most = 0;
-        for (uint64_t i = 0; table_in_motion(f->table); i++) {
-            push_range(f, (i * 911) % ROWS, (i * 911) % ROWS + 700, 1);
-            (void)table_move(f->table, 20000);
-            const uint64_t now = table_figures(f->table).slab_bytes;
-            most = now > there && now - there > most ? now - there : most;
-        }
-        assert_true(most <= peak);
-        assert_true(peak <= (from == 0 ? 20 << 20 : 40 << 20));
-        change_destroy(&change);
-        teardown(f);
-    }
-}
-
-/* ---- refusals ----------------------------------------------------------------------------------
- */
-
-static void a_change_waits_for_the_one_before_and_the_undone_one_must_be_saved(void **state) {
-    struct fixture *const f = setup(OPTIMIZER_ADAGRAD);
-    struct err_detail detail;
-    struct layout *before = NULL, *next = NULL;
-    struct change *change = halved(f, 3), *back = NULL;
-    assert_int_equal(layout_copy(f->layout, &before), DIMFIT_OK);
-    assert_int_equal(change_undo(change, 3, &back), DIMFIT_OK);
-    table_keep(f->table, true, NULL);
-    train(f, f->slot);
-    take(f, change, NULL);
-    assert_int_equal(change_apply(back, f->layout, before, &next, &detail), DIMFIT_OK);
-    assert_int_equal(table_change(f->table, back, next, &detail), DIMFIT_ERR_BUSY);
-    assert_non_null(strstr(detail.text, "rows of the change before are still to be moved"));
-    assert_int_equal(table_forget(f->table, 2), DIMFIT_ERR_BUSY);
-    move_all(f->table);
-    assert_int_equal(table_change_check(f->table, back, next, &detail), DIMFIT_OK);
-    assert_int_equal(table_forget(f->table, 2), DIMFIT_OK);
-    assert_int_equal(table_change(f->table, back, next, &detail), DIMFIT_ERR_INVALID);
-    assert_non_null(strstr(detail.text, "slot 7 has no rows saved"));
-    assert_int_equal(table_slot_width(f->slot), 3);
-    layout_destroy(&next);
-    layout_destroy(&before);
-    change_destroy(&change);
-    change_destroy(&back);
-    teardown(f);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_sequence_of_changes_is_what_a_plain_model_says),
         cmocka_unit_test(a_hundred_changes_of_basis_do_not_drift),
-        cmocka_unit_test(rows_of_many_chunks_come_back_from_wherever_they_are_kept),
-        cmocka_unit_test(a_change_stays_below_its_peak),
-        cmocka_unit_test(a_change_waits_for_the_one_before_and_the_undone_one_must_be_saved),
+        cmocka_unit_test(so_is_any_of_slots_with_tiers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
