@@ -24,9 +24,6 @@ static dimfit_err rule_check(const struct shrink_rule *rule, struct err_detail *
     if (!isfinite(rule->expire_shows) || rule->expire_shows < 0)
         return err_set(detail, DIMFIT_ERR_PROTOCOL, "slot %u: %g shows must be finite and >= 0",
                        rule->slot, (double)rule->expire_shows);
-    if (rule->expire_days == 0 && rule->expire_shows == 0)
-        return err_set(detail, DIMFIT_ERR_PROTOCOL, "slot %u: a shrink by no threshold",
-                       rule->slot);
     return DIMFIT_OK;
 }
 

@@ -173,6 +173,7 @@ struct shrink {
     struct shrink_count {
         uint64_t before, evicted, after; /* rows; after as it stands, dry run or not */
         uint64_t pending;                /* feasigns forgotten that waited for a row */
+        uint64_t promoted, demoted;      /* rows to another tier */
     } * counts;                          /* [rules.n] */
     bool asked;
     struct asker asker; /* told when every shard was */

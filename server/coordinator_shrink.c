@@ -41,6 +41,8 @@ static struct shrink_count sum_of(const struct shrink *s) {
         sum.evicted += s->counts[i].evicted;
         sum.after += s->counts[i].after;
         sum.pending += s->counts[i].pending;
+        sum.promoted += s->counts[i].promoted;
+        sum.demoted += s->counts[i].demoted;
     }
     return sum;
 }
@@ -73,6 +75,8 @@ static void set_counts(json_t *object, const struct shrink_count *n) {
     json_object_set_new(object, "evicted", json_integer((json_int_t)n->evicted));
     json_object_set_new(object, "rows_after", json_integer((json_int_t)n->after));
     json_object_set_new(object, "pending_evicted", json_integer((json_int_t)n->pending));
+    json_object_set_new(object, "promoted", json_integer((json_int_t)n->promoted));
+    json_object_set_new(object, "demoted", json_integer((json_int_t)n->demoted));
 }
 
 static json_t *slots_json(const struct coordinator *c) {
@@ -131,20 +135,23 @@ static void audit(const struct coordinator *c) {
     const struct shrink *const s = &c->shrink;
     const bool done = s->state == SHRINK_DONE;
     const struct shrink_count sum = sum_of(s);
-    char what[160], why[sizeof s->detail.text + 16] = "";
+    char what[160], moved[80] = "", why[sizeof s->detail.text + 16] = "";
     if (s->number == 0) {
         log_warn("shrink", "a shrink did not begin: %s", s->detail.text);
         return;
     }
     shrink_rules_text(&s->rules, what, sizeof what);
+    if (sum.promoted + sum.demoted > 0)
+        snprintf(moved, sizeof moved, ", %llu to a higher tier, %llu to a lower one",
+                 (unsigned long long)sum.promoted, (unsigned long long)sum.demoted);
     if (!done)
         snprintf(why, sizeof why, "; failed: %s", s->detail.text);
     log_line(done ? LEVEL_INFO : LEVEL_WARN, "shrink",
-             "shrink %llu, %s: %s, as of day %u: %s%llu of %llu rows in %zu slots %s in %.1f s%s",
+             "shrink %llu, %s: %s, as of day %u: %s%llu of %llu rows in %zu slots %s in %.1f s%s%s",
              (unsigned long long)s->number, s->daily ? "daily" : "asked for by an admin", what,
              s->rules.day, done ? "" : "at least ",
              (unsigned long long)(done ? sum.evicted : s->evicted), (unsigned long long)sum.before,
-             s->rules.n, s->rules.dry_run ? "would be evicted" : "evicted", s->seconds, why);
+             s->rules.n, s->rules.dry_run ? "would be evicted" : "evicted", s->seconds, moved, why);
 }
 
 static void end(struct coordinator *c, enum shrink_state state) {
@@ -209,13 +216,15 @@ static void take_counts(struct coordinator *c, const struct op *op) {
     struct shrink *const s = &c->shrink;
     for (size_t i = 0; i < s->rules.n; i++) {
         struct shrink_count *const n = &s->counts[i];
-        n->evicted = n->after = n->pending = 0;
+        n->evicted = n->after = n->pending = n->promoted = n->demoted = 0;
         for (size_t shard = 0; shard < c->options.shards; shard++) {
             const struct slot_figures *const f = shard_figures_find(&op->figures[shard],
                                                                     s->rules.rules[i].slot);
             if (f != NULL) {
                 n->evicted += f->table.expired_rows;
                 n->pending += f->table.expired_pending;
+                n->promoted += f->table.promoted;
+                n->demoted += f->table.demoted;
                 n->after += f->table.rows;
             }
         }
@@ -362,10 +371,11 @@ dimfit_err shrink_start(struct coordinator *c, const struct asker *asker, const 
 
 /* ---- time ------------------------------------------------------------------------------------ */
 
-static bool expires(const struct coordinator *c) {
+static bool has_work(const struct coordinator *c) {
     for (size_t i = 0; i < c->layout->n_slots; i++) {
-        const struct retention *const kept = &c->layout->slots[i].retention;
-        if (kept->expire_days > 0 || kept->expire_shows > 0)
+        const struct layout_slot *const slot = &c->layout->slots[i];
+        const struct retention *const kept = &slot->retention;
+        if (kept->expire_days > 0 || kept->expire_shows > 0 || slot->n_tiers > 1)
             return true;
     }
     return false;
@@ -373,7 +383,7 @@ static bool expires(const struct coordinator *c) {
 
 static void start_daily(struct coordinator *c) {
     struct err_detail detail = {{0}};
-    if (!expires(c)) {
+    if (!has_work(c)) {
         c->shrink_due_s = next_due(c);
         return;
     }

@@ -22,9 +22,9 @@ static dimfit_err take_whole(const json_t *args, const char *key, uint32_t most,
 static dimfit_err check_keys(const json_t *args, struct err_detail *detail) {
     json_t *value;
     json_error_t error;
-    if (json_unpack_ex((json_t *)args, &error, 0, "{s?o, s?o, s?o, s?o, s?o !}", "slots", &value,
-                       "unseen_days", &value, "shows", &value, "day", &value, "dry_run",
-                       &value) != 0)
+    if (json_unpack_ex((json_t *)args, &error, 0, "{s?o, s?o, s?o, s?o, s?o, s?o !}", "slots",
+                       &value, "unseen_days", &value, "shows", &value, "day", &value, "dry_run",
+                       &value, "retier", &value) != 0)
         return err_set(detail, DIMFIT_ERR_INVALID, "shrink: %s", error.text);
     return DIMFIT_OK;
 }
@@ -47,7 +47,14 @@ static dimfit_err take_thresholds(const json_t *args, struct shrink_rules *out,
     }
     if (dry_run != NULL && !json_is_boolean(dry_run))
         return err_set(detail, DIMFIT_ERR_INVALID, "dry_run is true or false");
+    const json_t *const retier = json_object_get(args, "retier");
+    if (retier != NULL && !json_is_boolean(retier))
+        return err_set(detail, DIMFIT_ERR_INVALID, "retier is true or false");
+    if (json_is_true(retier) && (out->expire_days > 0 || shows != NULL))
+        return err_set(detail, DIMFIT_ERR_INVALID,
+                       "retier evicts nothing, so it takes neither unseen_days nor shows");
     out->dry_run = json_is_true(dry_run);
+    out->retier = json_is_true(retier);
     return DIMFIT_OK;
 }
 
@@ -94,7 +101,7 @@ static dimfit_err take_names(const struct layout *layout, const json_t *args, bo
 static dimfit_err add_rule(struct shrink_rules *out, const struct layout_slot *slot, bool named,
                            struct err_detail *detail) {
     const struct retention *const kept = &slot->retention;
-    const bool given = out->expire_days > 0 || out->expire_shows > 0;
+    const bool given = out->expire_days > 0 || out->expire_shows > 0 || out->retier;
     struct shrink_rule rule = {
         .slot = slot->id,
         .expire_days = given ? out->expire_days : kept->expire_days,
@@ -109,8 +116,11 @@ static dimfit_err add_rule(struct shrink_rules *out, const struct layout_slot *s
         rule.expire_days = 0;
         out->ageless[out->n_ageless++] = slot->id;
     }
-    if (rule.expire_days > 0 || rule.expire_shows > 0)
+    if (rule.expire_days > 0 || rule.expire_shows > 0 || slot->n_tiers > 1)
         out->rules[out->n++] = rule;
+    else if (named && out->retier)
+        return err_set(detail, DIMFIT_ERR_INVALID, "slot %u ('%s') has no tiers", slot->id,
+                       slot->name);
     else if (named)
         return err_set(detail, DIMFIT_ERR_INVALID,
                        "slot %u ('%s') is configured without expire_days and expire_shows; give "
@@ -130,6 +140,8 @@ static dimfit_err add_rules(const struct layout *layout, const bool *named, bool
     }
     if (out->n > 0)
         return DIMFIT_OK;
+    if (out->retier)
+        return err_set(detail, DIMFIT_ERR_INVALID, "no slot is configured with tiers");
     if (out->n_ageless > 0)
         return err_set(detail, DIMFIT_ERR_INVALID,
                        "no slot keeps a last-seen day, so age says nothing; give --shows");
@@ -173,6 +185,10 @@ void shrink_rules_fini(struct shrink_rules *rules) {
 char *shrink_rules_text(const struct shrink_rules *rules, char *out, size_t cap) {
     const bool age = rules->expire_days > 0, shows = rules->expire_shows > 0;
     char days[64] = "", counts[64] = "";
+    if (rules->retier) {
+        snprintf(out, cap, "none, to take rows to their tiers");
+        return out;
+    }
     if (age)
         snprintf(days, sizeof days, " unseen for more than %u day%s", rules->expire_days,
                  rules->expire_days == 1 ? "" : "s");

@@ -2,12 +2,14 @@
  * What a shrink was asked for, and what that means for each slot. Pure: an admin's JSON and a
  * layout in, rules for the shards out (proto/shrink.h).
  *
- *     {"slots": ["user", "3"], "unseen_days": 30, "shows": 2, "day": 20781, "dry_run": true}
+ *     {"slots": ["user", "3"], "unseen_days": 30, "shows": 2, "day": 20781, "dry_run": true,
+ *      "retier": false}
  *
  * All of it may be left out. Without a threshold every slot goes by its configured ones; with one
  * or both, all slots, or the named ones, go by what was given. Age needs the last-seen day: a named
  * slot that keeps none is refused, any other is listed as ageless and goes by shows, if those
- * count.
+ * count. Slots with tiers take part in any case: the same pass takes rows to their tiers, and with
+ * `retier` that is all it does.
  */
 #ifndef SERVER_SHRINK_RULES_H
 #define SERVER_SHRINK_RULES_H
@@ -21,7 +23,7 @@ enum { SHRINK_NAMES_MAX = 1024 };
 
 struct shrink_rules {
     uint32_t day; /* which age counts from: days since 1970-01-01, UTC */
-    bool dry_run;
+    bool dry_run, retier;
     uint32_t expire_days; /* given for all; both 0: as configured */
     float expire_shows;
     size_t n;

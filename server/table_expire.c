@@ -15,11 +15,11 @@ static uint32_t tier_for(const struct layout_slot *spec, uint32_t tier, float sh
     return tier;
 }
 
-/* For one more row. */
+/* For one more row; it is not a new one, so that the table's limit does not count. */
 static bool make_room(struct table_tier *tier) {
     if (tier->n_free > 0)
         return true;
-    return tier->rows < 1u << tier->slot->row_bits && !tier_over_limit(tier, 1) &&
+    return tier->rows < 1u << tier->slot->row_bits &&
            slab_reserve(&tier->values, tier->rows + UINT64_C(1)) == DIMFIT_OK &&
            slab_reserve(&tier->sides, tier->rows + UINT64_C(1)) == DIMFIT_OK;
 }

@@ -54,7 +54,7 @@ static int wait_shrink(struct ctl *ctl, json_t **status) {
 
 /* ---- the command ----------------------------------------------------------------------------- */
 
-enum { KEY_DAYS = 0x100, KEY_SHOWS, KEY_DAY, KEY_DRY_RUN, KEY_NO_WAIT, KEY_STATUS };
+enum { KEY_DAYS = 0x100, KEY_SHOWS, KEY_DAY, KEY_DRY_RUN, KEY_NO_WAIT, KEY_STATUS, KEY_RETIER };
 
 static const struct argp_option options[] = {
     {"slot", 's', "ID|NAME", 0, "Only this slot; may be given again (all)", 0},
@@ -63,6 +63,7 @@ static const struct argp_option options[] = {
     {"day", KEY_DAY, "D", 0,
      "The day that age counts from, YYYY-MM-DD or days since 1970-01-01 (today, UTC)", 0},
     {"dry-run", KEY_DRY_RUN, NULL, 0, "Count what would go; change nothing", 0},
+    {"retier", KEY_RETIER, NULL, 0, "Take rows to the tiers they belong to, and evict none", 0},
     {"no-wait", KEY_NO_WAIT, NULL, 0, "Return when every shard has begun", 0},
     {"status", KEY_STATUS, NULL, 0, "Show the shrink that runs, or the last one; start none", 0},
     {0},
@@ -119,6 +120,9 @@ static error_t parse_shrink(int key, char *arg, struct argp_state *state) {
     case KEY_DRY_RUN:
         put(args, "dry_run", json_true());
         return 0;
+    case KEY_RETIER:
+        put(args, "retier", json_true());
+        return 0;
     case KEY_NO_WAIT:
         args->no_wait = true;
         return 0;
@@ -140,7 +144,8 @@ int cmd_shrink(struct ctl *ctl, int argc, char **argv) {
         .parser = parse_shrink,
         .doc = "Evict rows that were not seen for long, or too seldom.\vWithout --unseen-days and "
                "--shows each slot goes by its own expire_days and expire_shows. What is evicted "
-               "reads as its initial value again; pulls and pushes go on meanwhile.",
+               "reads as its initial value again; pulls and pushes go on meanwhile. In slots with "
+               "tiers the same pass takes each row to the tier that its shows say.",
         .children = ctl_all_options,
     };
     struct shrink_args args = {.ctl = ctl, .request = json_object()};

@@ -600,6 +600,10 @@ int view_shrink(const json_t *reply, FILE *out) {
         cell_count(reply, "evicted").text, cell_after(reply, dry_run).text);
     if (finish(grid, out) != 0)
         return -1;
+    if (get_number(reply, "promoted", 0) + get_number(reply, "demoted", 0) > 0)
+        fprintf(out, "\n%s rows %sto a higher tier, %s to a lower one\n",
+                cell_count(reply, "promoted").text, dry_run ? "would go " : "",
+                cell_count(reply, "demoted").text);
     if (get_number(reply, "pending_evicted", 0) > 0)
         fprintf(out, "\n%s feasigns that wait%s for a row %s forgotten too\n",
                 cell_count(reply, "pending_evicted").text, dry_run ? "" : "ed",

@@ -194,7 +194,8 @@ static void slots_show_tiers_where_a_slot_has_them(void **state) {
 
 static const char shrunk[] =
     "{\"shrink\":4,\"state\":\"done\",\"day\":20000,\"seconds\":2.5,\"dry_run\":%s,"
-    "\"pending_evicted\":40,\"seen\":1500,\"to_see\":1500,\"rows_before\":1500,\"evicted\":250,"
+    "\"pending_evicted\":40,\"promoted\":1200,\"demoted\":3,\"seen\":1500,\"to_see\":1500,\"rows_"
+    "before\":1500,\"evicted\":250,"
     "\"rows_after\":1250,"
     "\"slots\":[{\"id\":1,\"name\":\"user\",\"expire_days\":30,\"expire_shows\":1.5,"
     "\"rows_before\":1400,\"evicted\":250,\"rows_after\":1150},"
@@ -215,6 +216,8 @@ static void a_shrink_shows_rows_before_evicted_and_after(void **state) {
           "   7  a?d     2 shows                100        0    100\n"
           "      in all                       1,500      250  1,250\n"
           "\n"
+          "1,200 rows to a higher tier, 3 to a lower one\n"
+          "\n"
           "40 feasigns that waited for a row were forgotten too\n");
 }
 
@@ -225,6 +228,7 @@ static void a_dry_run_shows_what_would_go_and_stay(void **state) {
     assert_non_null(strstr(text, "250 rows would go; a dry run; day 20000"));
     assert_non_null(strstr(text, "BEFORE  WOULD GO  WOULD STAY\n"));
     assert_non_null(strstr(text, " 1,400       250         900\n"));
+    assert_non_null(strstr(text, "1,200 rows would go to a higher tier, 3 to a lower one\n"));
     assert_non_null(strstr(text, "40 feasigns that wait for a row would be forgotten too\n"));
     free(text);
 }

@@ -31,7 +31,6 @@ static dimfit_err decode_exact(const uint8_t *bytes, size_t len, struct err_deta
         assert_true(i == 0 || rules[i - 1].slot < rules[i].slot);
         assert_true(isfinite(rules[i].expire_shows) && rules[i].expire_shows >= 0);
         assert_true(rules[i].expire_days <= RETENTION_DAYS_MAX);
-        assert_true(rules[i].expire_days > 0 || rules[i].expire_shows > 0);
     }
     free(rules);
     free(exact);
@@ -104,8 +103,6 @@ static void rules_that_are_none_are_refused_by_slot(void **state) {
     refused(rules, 2, "slot 4: -inf shows");
     rules[1].expire_shows = -1;
     refused(rules, 2, "slot 4: -1 shows");
-    rules[1] = (struct shrink_rule){.slot = 4};
-    refused(rules, 2, "slot 4: a shrink by no threshold");
     rules[1] = good;
     rules[1].slot = 1;
     refused(rules, 2, "slot 1 of a shrink is out of order");

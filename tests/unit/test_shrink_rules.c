@@ -121,7 +121,37 @@ static void nothing_to_go_by_is_refused_with_what_to_give(void **state) {
     layout_destroy(&layout);
 }
 
+static void slots_with_tiers_take_part_whatever_the_thresholds(void **state) {
+    struct layout *layout = scene();
+    struct layout_slot tiered = {
+        .id = 9, .dim = 2, .width = 2, .n_tiers = 2, .tier_shows = {0, 5}, .name = "tiered"};
+    assert_int_equal(layout_add_slot(layout, &tiered, NULL), DIMFIT_OK);
+    static const struct {
+        const char *args;
+        size_t n;
+        float shows; /* of the rule for slot 9, the last one */
+    } cases[] = {{"{}", 3, 0}, {"{\"shows\": 3}", 5, 3}, {"{\"retier\": true}", 1, 0}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct shrink_rules made;
+        json_t *const args = json_loads(cases[i].args, 0, NULL);
+        assert_int_equal(shrink_rules_make(layout, args, TODAY, &made, NULL), DIMFIT_OK);
+        assert_int_equal(made.n, cases[i].n);
+        assert_int_equal(made.rules[made.n - 1].slot, 9);
+        assert_true(made.rules[made.n - 1].expire_shows == cases[i].shows);
+        shrink_rules_fini(&made);
+        json_decref(args);
+    }
+    layout_destroy(&layout);
+}
+
 static void arguments_that_are_none_are_refused(void **state) {
+    refused("{\"retier\": true}", DIMFIT_ERR_INVALID, "no slot is configured with tiers");
+    refused("{\"retier\": true, \"slots\": [\"ad\"]}", DIMFIT_ERR_INVALID,
+            "slot 2 ('ad') has no tiers");
+    refused("{\"retier\": true, \"shows\": 2}", DIMFIT_ERR_INVALID,
+            "retier evicts nothing, so it takes neither unseen_days nor shows");
+    refused("{\"retier\": 1}", DIMFIT_ERR_INVALID, "retier is true or false");
+
     refused("{\"unseen_days\": 0}", DIMFIT_ERR_INVALID,
             "unseen_days is a whole number from 1 to 36500");
     refused("{\"unseen_days\": 2.5}", DIMFIT_ERR_INVALID,
@@ -172,6 +202,7 @@ int main(void) {
         cmocka_unit_test(a_slot_is_named_by_id_or_by_name_the_id_first),
         cmocka_unit_test(a_named_slot_that_cannot_be_shrunk_like_this_is_refused),
         cmocka_unit_test(nothing_to_go_by_is_refused_with_what_to_give),
+        cmocka_unit_test(slots_with_tiers_take_part_whatever_the_thresholds),
         cmocka_unit_test(arguments_that_are_none_are_refused),
         cmocka_unit_test(day_and_dry_run_are_taken_and_the_text_says_by_what),
     };

@@ -397,15 +397,18 @@ class Client:
         shows: float | None = None,
         day: int | None = None,
         dry_run: bool = False,
+        retier: bool = False,
         wait: bool = False,
         timeout: float = 60,
     ) -> dict[str, Any]:
         """Evict rows that were not seen for more than `unseen_days`, or have fewer than `shows` after
-        decay; with neither, each slot goes by its own settings.
+        decay; with neither, each slot goes by its own settings. In slots with tiers each row goes to
+        the tier that its shows say.
 
         slots: ids or names; None: all of them.
         day: that age and decay count to, in days since 1970-01-01; None: today (UTC).
         dry_run: count what would go, evict nothing.
+        retier: evict nothing, take rows to their tiers.
         wait: return when it is done, and not at once; at most `timeout` seconds.
 
         Returns the status, as shrink_status(). Raises Error: BUSY while another one runs, INVALID,
@@ -414,7 +417,14 @@ class Client:
         named = None if slots is None else [s if isinstance(s, str) else str(_slot_id(s)) for s in slots]
         status = self.admin(
             "shrink",
-            _given(slots=named, unseen_days=unseen_days, shows=shows, day=day, dry_run=dry_run),
+            _given(
+                slots=named,
+                unseen_days=unseen_days,
+                shows=shows,
+                day=day,
+                dry_run=dry_run,
+                retier=retier,
+            ),
         )
         end = time.monotonic() + _real("timeout", timeout)
         pause = _POLL_FIRST
