@@ -70,6 +70,28 @@ def train(standalone, tmp_path):
 SEARCH = ["--search-kappa", "0.25", "--retrain"]
 
 
+def test_slots_with_tiers_are_searched_a_tier(train, data):
+    done, report = train(
+        data, "--tiers", "4,32", "--min-dim", 0, "--strategy", "sseds", "--search-kappa", 0.3, "--retrain"
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0 < report["params_kept"] <= 0.3 * report["params_full"]
+    kept = 0
+    for slot in report["slots"]:
+        tiers = slot["tiers"]
+        assert [t["shows"] for t in tiers] == [0, 4, 32]
+        widths = [t["width"] for t in tiers]
+        assert widths == sorted(widths) and widths[-1] == slot["width_after"] <= DIM
+        kept += len(set(widths)) > 1
+    assert kept > 0, "some slot has tiers of different widths"
+
+
+@pytest.mark.parametrize("tiers", ["", "0,4", "4,4", "2.5", "1,2,3,4,5,6,7,8"])
+def test_tiers_that_are_none_are_a_usage_error(tiers, data):
+    done = run("dimfit-train", "--data", data, "--tiers", tiers)
+    assert done.returncode == 2 and "show counts such as 10,100" in done.stderr
+
+
 def test_search_and_retraining_end_to_end(train, data):
     done, report = train(data, "--epochs", 6, *SEARCH)
     assert done.returncode == 0, done.stderr

@@ -137,6 +137,8 @@ static dimfit_err train_epoch(struct course *c, struct state *st, double *share,
         err = train_span(c, st, st->n_batches * i / spans, st->n_batches * (i + 1) / spans, detail);
         if (err == DIMFIT_OK)
             err = evaluate(c, st, *share, stop, detail);
+        if (err == DIMFIT_OK && i + 1 == spans)
+            err = search_sweep(c->learner, c->options, detail);
         if (err == DIMFIT_OK && !*stop)
             err = search(c, st, *share, detail);
     }

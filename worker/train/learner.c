@@ -164,7 +164,9 @@ static dimfit_err declare_slots(struct learner *l, struct err_detail *detail) {
                                            .dim = (uint32_t)l->spec.shape.dim,
                                            .name = l->data->slots[s].name,
                                            .search = 1,
-                                           .lr = l->spec.lr};
+                                           .lr = l->spec.lr,
+                                           .tiers = l->spec.n_tiers > 0 ? l->spec.tiers : NULL,
+                                           .n_tiers = (uint32_t)l->spec.n_tiers};
     slots[S] = (struct dimfit_declare){
         .slot = SAMPLE_SLOT_LINEAR, .dim = 1, .name = "linear", .lr = l->spec.lr, .init = "zero"};
     const dimfit_err err = dimfit_declare(l->cluster, slots, S + 1);

@@ -13,7 +13,7 @@
 #ifndef TRAIN_LEARNER_H
 #define TRAIN_LEARNER_H
 
-#include "proto/base.h"
+#include "proto/tiers.h"
 #include "worker/train/batch.h"
 #include "worker/train/model.h"
 
@@ -26,6 +26,8 @@ struct learner_spec {
     size_t batch;
     size_t score_batch; /* 0: as many samples as leave enough steps to see their spread */
     double lr;          /* of the embeddings; 0: the cluster's default */
+    size_t n_tiers;     /* thresholds of popularity tiers that slots are declared with */
+    uint32_t tiers[LAYOUT_TIERS_MAX - 1];
     double dense_lr;
     bool stale; /* rows of the next batch may lack this one's step */
     uint64_t seed;

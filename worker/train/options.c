@@ -49,6 +49,7 @@ enum key {
     KEY_EPOCHS,
     KEY_BATCH,
     KEY_LR,
+    KEY_TIERS,
     KEY_DENSE_LR,
     KEY_STALE,
     KEY_SEED,
@@ -110,6 +111,10 @@ static const struct argp_option table[] = {
     {"evaluations", KEY_EVALUATIONS, "N", 0, "Validations an epoch (8)", 3},
     {"batch", KEY_BATCH, "B", 0, "Samples a training step (1024)", 3},
     {"lr", KEY_LR, "X", 0, "Learning rate of embeddings declared here (the cluster's default)", 3},
+    {"tiers", KEY_TIERS, "N,N...", 0,
+     "Declare slots with popularity tiers that begin at these show counts, sorted into after every "
+     "epoch and before a search (none)",
+     3},
     {"dense-lr", KEY_DENSE_LR, "X", 0, "Learning rate of dense layers, Adam (0.001)", 3},
     {"stale", KEY_STALE, NULL, 0,
      "Pull the next batch before this one's step: faster on a slow network, rows lack one step", 3},
@@ -226,6 +231,21 @@ static void parse_hidden(struct argp_state *state, const char *text, struct mode
                    MLP_HIDDEN_MAX);
 }
 
+static void parse_tiers(struct argp_state *state, const char *text, struct learner_spec *l) {
+    double v[LAYOUT_TIERS_MAX - 1];
+    const size_t n = numbers(text, v, ARRAY_LEN(v));
+    bool good = n > 0;
+    for (size_t i = 0; i < n; i++) {
+        good &= v[i] >= 1 && v[i] <= LAYOUT_TIER_SHOWS_MAX && v[i] == floor(v[i]) &&
+                (i == 0 || v[i] > v[i - 1]);
+        l->tiers[i] = good ? (uint32_t)v[i] : 0;
+    }
+    l->n_tiers = n;
+    if (!good)
+        argp_error(state, "--tiers %s: not 1 to %d ascending show counts such as 10,100", text,
+                   LAYOUT_TIERS_MAX - 1);
+}
+
 /* ---- options, by group ----------------------------------------------------------------------- */
 
 static error_t parse_data(int key, char *arg, struct argp_state *state, struct dataset_spec *d) {
@@ -304,6 +324,9 @@ static error_t parse_model(int key, char *arg, struct argp_state *state, struct 
         return 0;
     case KEY_LR:
         l->lr = positive(state, "lr", arg);
+        return 0;
+    case KEY_TIERS:
+        parse_tiers(state, arg, l);
         return 0;
     case KEY_DENSE_LR:
         l->dense_lr = positive(state, "dense-lr", arg);

@@ -62,6 +62,21 @@ static const json_t *find_slot(const json_t *reply, const json_t *id) {
     return NULL;
 }
 
+/* Of all its tiers; null without a search of it. */
+static json_t *score_of(const json_t *plan, const json_t *id) {
+    const json_t *const tiers = json_object_get(plan, "slots");
+    double score = 0;
+    bool planned = false;
+    for (size_t i = 0; i < json_array_size(tiers); i++) {
+        const json_t *const tier = json_array_get(tiers, i);
+        if (!json_equal(json_object_get(tier, "id"), id))
+            continue;
+        score += json_number_value(json_object_get(tier, "score"));
+        planned = true;
+    }
+    return planned ? json_real(score) : json_null();
+}
+
 static json_t *slots(const struct report *r) {
     json_t *const list = json_array();
     const json_t *const before = json_object_get(r->before.slots, "slots");
@@ -76,7 +91,8 @@ static json_t *slots(const struct report *r) {
         json_object_set_new(entry, "rows", copy(slot, "rows"));
         json_object_set_new(entry, "width_before", copy(slot, "width"));
         json_object_set_new(entry, "width_after", copy(find_slot(r->after.slots, id), "width"));
-        json_object_set_new(entry, "score", copy(find_slot(r->search.plan, id), "score"));
+        json_object_set_new(entry, "score", score_of(r->search.plan, id));
+        json_object_set_new(entry, "tiers", copy(find_slot(r->after.slots, id), "tiers"));
         json_array_append_new(list, entry);
     }
     return list;

@@ -101,13 +101,68 @@ static double seconds_of(const json_t *status, const char *key) {
     return json_number_value(json_object_get(json_object_get(status, "seconds"), key));
 }
 
+static dimfit_err check_patience(double since, struct err_detail *detail) {
+    return progress_now() - since <= PATIENCE_SECONDS
+               ? DIMFIT_OK
+               : err_set(detail, DIMFIT_ERR_TIMEOUT, "rows are not in their tiers after %.0f s",
+                         PATIENCE_SECONDS);
+}
+
+/* Another shrink, the daily one say, is waited for: the cluster has one at a time. */
+static dimfit_err begin_sweep(struct learner *learner, double since, json_t **reply,
+                              struct err_detail *detail) {
+    const struct timespec poll = {.tv_nsec = POLL_MS * 1000000L};
+    for (;;) {
+        dimfit_err err = search_admin(learner, "shrink", json_pack("{s:b}", "retier", 1), reply,
+                                      detail);
+        if (err != DIMFIT_ERR_BUSY)
+            return err;
+        nanosleep(&poll, NULL);
+        err = check_patience(since, detail);
+        if (err != DIMFIT_OK)
+            return err;
+    }
+}
+
+static dimfit_err sweep(struct learner *learner, struct err_detail *detail) {
+    const struct timespec poll = {.tv_nsec = POLL_MS * 1000000L};
+    const double since = progress_now();
+    json_t *reply = NULL;
+    dimfit_err err = begin_sweep(learner, since, &reply, detail);
+    while (err == DIMFIT_OK && strcmp(text_of(reply, "state"), "running") == 0) {
+        nanosleep(&poll, NULL);
+        json_decref(reply);
+        reply = NULL;
+        err = check_patience(since, detail);
+        if (err == DIMFIT_OK)
+            err = search_admin(learner, "shrink status", NULL, &reply, detail);
+    }
+    if (err == DIMFIT_OK && strcmp(text_of(reply, "state"), "done") != 0)
+        err = err_set(detail, DIMFIT_ERR_STATE, "rows did not get into their tiers: %s",
+                      text_of(reply, "error"));
+    json_decref(reply);
+    return err;
+}
+
+dimfit_err search_sweep(struct learner *learner, const struct train_options *options,
+                        struct err_detail *detail) {
+    if (options->learner.n_tiers == 0)
+        return DIMFIT_OK;
+    dimfit_err err = learner_barrier(learner, detail);
+    if (err == DIMFIT_OK && options->learner.rank == 0)
+        err = sweep(learner, detail);
+    return err == DIMFIT_OK ? learner_barrier(learner, detail) : err;
+}
+
 dimfit_err search_run(struct learner *learner, const struct train_options *options,
                       struct search_result *out, struct err_detail *detail) {
     const bool first = options->learner.rank == 0;
     struct search_result result = {0};
     json_t *reply = NULL;
     /* Nobody may score before the search has begun, or leave before it has ended. */
-    dimfit_err err = learner_barrier(learner, detail);
+    dimfit_err err = search_sweep(learner, options, detail);
+    if (err == DIMFIT_OK)
+        err = learner_barrier(learner, detail);
     if (err == DIMFIT_OK && first)
         err = search_admin(learner, "search start", request(options), &reply, detail);
     json_decref(reply);

@@ -14,9 +14,14 @@ struct search_result {
     double score_seconds, apply_seconds;
 };
 
-/* All workers call it; rank 0 asks the cluster. On success the learner has adopted the new layout
- * and not yet restarted its dense tables. STATE with the cluster's reason when the search is
- * aborted. */
+/* Rows go to the tiers that their show counts say, if the slots were declared with any. All workers
+ * call it, and none goes on before it is done. */
+dimfit_err search_sweep(struct learner *learner, const struct train_options *options,
+                        struct err_detail *detail) MUST_CHECK;
+
+/* All workers call it; rank 0 asks the cluster. Rows are swept first. On success the learner has
+ * adopted the new layout and not yet restarted its dense tables. STATE with the cluster's reason
+ * when the search is aborted. */
 dimfit_err search_run(struct learner *learner, const struct train_options *options,
                       struct search_result *out, struct err_detail *detail) MUST_CHECK;
 void search_result_fini(struct search_result *result);

@@ -48,12 +48,12 @@ static json_t *widths(const json_t *plan) {
     json_t *const list = json_array();
     for (size_t i = 0; i < json_array_size(slots); i++) {
         const json_t *const slot = json_array_get(slots, i);
-        json_array_append_new(list, json_pack("{s:O, s:O, s:O, s:O, s:O}", "id",
-                                              json_object_get(slot, "id"), "name",
-                                              json_object_get(slot, "name"), "before",
-                                              json_object_get(slot, "before"), "after",
-                                              json_object_get(slot, "after"), "added",
-                                              json_object_get(slot, "added")));
+        json_array_append_new(
+            list,
+            json_pack("{s:O, s:O, s:O, s:O, s:O, s:O}", "id", json_object_get(slot, "id"), "name",
+                      json_object_get(slot, "name"), "tier", json_object_get(slot, "tier"),
+                      "before", json_object_get(slot, "before"), "after",
+                      json_object_get(slot, "after"), "added", json_object_get(slot, "added")));
     }
     return list;
 }
