@@ -43,6 +43,8 @@ enum { CONFIG_PATH_MAX = 1023 };
     X(durability, KEEP, 0, 0, "auto", "durability", "auto|none|process|disk",                      \
       "What acknowledged pushes survive: nothing, the end of the process, a power cut; auto: "     \
       "process with data_dir, none without")                                                       \
+    X(snapshot_every, SIZE, 0, 0x1p50, "1G", "snapshot-every", "SIZE",                             \
+      "Log of a shard after which its rows are written as a whole, and older log goes; 0: never")  \
     X(seed, U64, 0, 0, "1", "seed", "N", "Seed of the rows' initial values")                       \
     X(auto_slots, BOOL, 0, 0, "false", "auto-slots", "BOOL",                                       \
       "Let workers add slots that the file does not name")                                         \
@@ -159,6 +161,7 @@ struct config {
     uint32_t shards;
     char data_dir[CONFIG_PATH_MAX + 1]; /* "": nothing is kept */
     enum config_keep durability;
+    uint64_t snapshot_every; /* bytes */
     uint64_t seed;
     bool auto_slots;
     uint64_t score_memory, max_memory; /* bytes */

@@ -160,6 +160,7 @@ static dimfit_err start_shards(struct daemon *d, struct err_detail *detail) {
         .eviction_log = config->eviction_log[0] != 0,
         .failed = &d->failed,
         .data_dir = config->data_dir,
+        .snapshot_bytes = config->snapshot_every,
     };
     const dimfit_err keeps = choose_durability(d, detail);
     if (keeps != DIMFIT_OK)

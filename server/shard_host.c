@@ -266,6 +266,7 @@ static bool host_go_on(void *self, enum shard_store_step step) {
 static dimfit_err open_store(struct host *host, struct disk **folder, struct err_detail *detail) {
     const struct shard_store_options options = {
         .synced = host->options->durability == DURABILITY_DISK,
+        .snapshot_bytes = host->options->snapshot_bytes,
         .random = random_identity(),
         .go_on = host_go_on,
         .self = host,
@@ -471,6 +472,20 @@ static long patience(const struct host *host) {
     return wait < FULL_MS ? (long)wait : FULL_MS;
 }
 
+static void snapshot(struct host *host) {
+    struct snapshot_result made;
+    struct err_detail detail = {{0}};
+    if (host->store == NULL || !host->serves)
+        return;
+    if (shard_store_snapshot(host->store, host->shard, &made, &detail) != DIMFIT_OK)
+        log_error("shard", "shard %u has no new snapshot, so its log goes on growing: %s",
+                  host->number, detail.text);
+    else if (made.bytes > 0)
+        log_info("shard", "shard %u: a snapshot of %llu rows, %llu MiB, in %.1f s", host->number,
+                 (unsigned long long)made.rows, (unsigned long long)(made.bytes >> 20),
+                 made.seconds);
+}
+
 static void hear_sync(struct host *host) {
     struct err_detail detail;
     if (shard_sync_hear(host->sync, &detail) == DIMFIT_OK)
@@ -505,6 +520,7 @@ static void run(struct host *host) {
         if (n > 3 && items[3].revents != 0)
             hear_sync(host);
         work(host);
+        snapshot(host);
         if (host->sync != NULL)
             shard_sync_begin(host->sync);
         tick(host);

@@ -30,8 +30,9 @@ struct shard_host_options {
     bool eviction_log; /* the process has one (eviction_log.h) */
     const char *spill; /* folder for rows before a change (spill.h); NULL: not there */
     enum durability durability;
-    const char *data_dir; /* where shards have their folders, unless durability is none */
-    _Atomic bool *failed; /* set when a shard ends without having been told to */
+    uint64_t snapshot_bytes; /* of log, after which a snapshot is made; 0: never */
+    const char *data_dir;    /* where shards have their folders, unless durability is none */
+    _Atomic bool *failed;    /* set when a shard ends without having been told to */
 };
 
 /* A folder of data_dir that a shard left and that nobody has now, the first from number *from on;

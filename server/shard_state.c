@@ -186,7 +186,7 @@ static dimfit_err head_decode(struct shard *shard, const struct buf *head,
         err = get_layout(&r, &shard->prepared_layout, detail);
     if (err != DIMFIT_OK)
         return err;
-    if (!reader_done(&r) || (flags & ~(uint32_t)ALL_FLAGS) != 0 || phase > PHASE_ROLLED_BACK ||
+    if (!reader_done(&r) || (flags & ~(uint32_t)ALL_FLAGS) != 0 || phase > PHASE_COMPARED ||
         shard->layout == NULL || ((flags & UNDO) != 0) != (shard->before != NULL) ||
         !prepared_fits(shard))
         return err_set(detail, DIMFIT_ERR_IO, "what is said of the layout does not fit together");

@@ -1,8 +1,11 @@
 #include "server/shard_store.h"
 
 #include "proto/buf.h"
+#include "server/log.h"
 
 #define XXH_INLINE_ALL
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <xxhash.h>
 
@@ -12,6 +15,8 @@ enum {
     STORE_MAGIC = 0x53544f52,
     IDENTITY_MAX = 256,
     SPARES = 64,
+    SNAPSHOTS_MAX = 8, /* looked at: two, and what ends of processes have left */
+    RETRY_PART = 8,    /* of snapshot_bytes: log until one that failed is tried again */
 };
 
 #define SEGMENT_BYTES (UINT64_C(16) << 20)
@@ -25,6 +30,10 @@ struct shard_store {
     struct shard_store_options options;
     struct shard_identity identity;
     bool begun, failing;
+    struct snapshot *snapshot; /* under way; NULL: none is */
+    uint64_t position;         /* its own */
+    uint64_t newer, older;     /* positions of those kept, 0: none */
+    uint64_t next;             /* wal_bytes() at which one is due */
 };
 
 /* ---- identity ---------------------------------------------------------------------------------
@@ -123,6 +132,7 @@ dimfit_err shard_store_open(struct disk **disk, const struct shard_store_options
     store->magic = STORE_MAGIC;
     store->disk = *disk;
     store->options = *options;
+    store->next = options->snapshot_bytes;
     *disk = NULL;
     dimfit_err err = read_identity(store, detail);
     if (err == DIMFIT_ERR_NOT_FOUND)
@@ -148,6 +158,7 @@ void shard_store_close(struct shard_store **store) {
     if (s == NULL)
         return;
     CHECK_OBJ_NOTNULL(s, STORE_MAGIC);
+    snapshot_destroy(&s->snapshot);
     wal_close(&s->wal);
     disk_close(&s->disk);
     s->magic = 0;
@@ -257,6 +268,119 @@ dimfit_err shard_store_begin(struct shard_store *store, const struct shard_ident
     return DIMFIT_OK;
 }
 
+/* ---- snapshots ------------------------------------------------------------------------------- */
+
+static const char snapshot_prefix[] = "snapshot-";
+
+static void snapshot_name(uint64_t position, char out[64]) {
+    snprintf(out, 64, "%s%" PRIu64, snapshot_prefix, position);
+}
+
+/* Positions of the newest ones that have their name, descending. */
+struct snapshots {
+    uint64_t at[SNAPSHOTS_MAX];
+    size_t n;
+};
+
+static void see_snapshot(void *self, const char *name) {
+    struct snapshots *const list = self;
+    char *end;
+    const size_t prefix = sizeof snapshot_prefix - 1;
+    if (strncmp(name, snapshot_prefix, prefix) != 0 || name[prefix] < '1' || name[prefix] > '9')
+        return;
+    const uint64_t position = strtoull(name + prefix, &end, 10);
+    size_t i = list->n;
+    while (i > 0 && list->at[i - 1] < position)
+        i--;
+    if (*end != 0 || i == SNAPSHOTS_MAX)
+        return;
+    const size_t kept = list->n < SNAPSHOTS_MAX ? list->n : SNAPSHOTS_MAX - 1;
+    memmove(list->at + i + 1, list->at + i, (kept - i) * sizeof *list->at);
+    list->at[i] = position;
+    list->n = kept + 1;
+}
+
+/* A snapshot that is not kept any more, or was left half written. */
+struct garbage {
+    const struct shard_store *store;
+    char name[64];
+};
+
+static void see_garbage(void *self, const char *name) {
+    struct garbage *const garbage = self;
+    char newer[64], older[64];
+    snapshot_name(garbage->store->newer, newer);
+    snapshot_name(garbage->store->older, older);
+    if (strncmp(name, snapshot_prefix, sizeof snapshot_prefix - 1) == 0 &&
+        strlen(name) < sizeof garbage->name && strcmp(name, newer) != 0 && strcmp(name, older) != 0)
+        memcpy(garbage->name, name, strlen(name) + 1);
+}
+
+/* What can't be removed stays until the next time. */
+static void drop_garbage(struct shard_store *store) {
+    for (size_t i = 0; i < SNAPSHOTS_MAX; i++) {
+        struct garbage garbage = {.store = store};
+        if (disk_list(store->disk, see_garbage, &garbage, NULL) != DIMFIT_OK ||
+            garbage.name[0] == 0 || disk_remove(store->disk, garbage.name, NULL) != DIMFIT_OK)
+            return;
+    }
+}
+
+/* Options are no part of a snapshot: the log behind it says them first. */
+static dimfit_err begin_snapshot(struct shard_store *store, struct shard *shard,
+                                 struct err_detail *detail) {
+    char name[64];
+    store->position = wal_position(store->wal);
+    snapshot_name(store->position, name);
+    const struct snapshot_job job = {
+        .shard = shard,
+        .parts = SHARD_SAVE_UNDO,
+        .info = {.position = store->position,
+                 .shard = store->identity.number,
+                 .shards = store->identity.shards},
+        .disk = store->disk,
+        .name = name,
+    };
+    const dimfit_err err = snapshot_start(&job, &store->snapshot, detail);
+    return err == DIMFIT_OK ? shard_log_options(shard, detail) : err;
+}
+
+static void snapshot_made(struct shard_store *store) {
+    store->older = store->newer;
+    store->newer = store->position;
+    drop_garbage(store);
+    if (store->older != 0)
+        wal_forget(store->wal, store->older);
+}
+
+dimfit_err shard_store_snapshot(struct shard_store *store, struct shard *shard,
+                                struct snapshot_result *made, struct err_detail *detail) {
+    CHECK_OBJ_NOTNULL(store, STORE_MAGIC);
+    *made = (struct snapshot_result){.bytes = 0};
+    dimfit_err err = DIMFIT_OK;
+    if (store->snapshot != NULL) {
+        err = snapshot_poll(store->snapshot, made, detail);
+        if (err == DIMFIT_ERR_BUSY)
+            return DIMFIT_OK;
+        if (err == DIMFIT_OK)
+            snapshot_made(store);
+    } else if (store->options.snapshot_bytes == 0 || wal_bytes(store->wal) < store->next ||
+               shard_save_check(shard, NULL) != DIMFIT_OK) {
+        return DIMFIT_OK;
+    } else {
+        store->next = wal_bytes(store->wal) + store->options.snapshot_bytes;
+        err = begin_snapshot(store, shard, detail);
+        if (err == DIMFIT_OK)
+            return err;
+    }
+    snapshot_destroy(&store->snapshot);
+    if (err != DIMFIT_OK) {
+        store->next = wal_bytes(store->wal) + store->options.snapshot_bytes / RETRY_PART;
+        drop_garbage(store);
+    }
+    return err;
+}
+
 /* ---- the shard again ------------------------------------------------------------------------- */
 
 struct recovery {
@@ -304,13 +428,59 @@ static dimfit_err take(void *self, uint64_t position, const uint8_t *header, siz
                    (unsigned long long)position, why.text[0] != 0 ? why.text : err_text(err));
 }
 
+/* NULL for one that is not to be used, which is said: the one before is. */
+static dimfit_err restore(struct recovery *recovery, uint64_t position, struct err_detail *detail) {
+    const struct shard_identity *const who = &recovery->store->identity;
+    char name[64];
+    struct snapshot_info info;
+    snapshot_name(position, name);
+    dimfit_err err = snapshot_restore(recovery->store->disk, name, recovery->options, recovery->io,
+                                      &info, &recovery->shard, detail);
+    if (err == DIMFIT_OK &&
+        (info.position != position || info.shard != who->number || info.shards != who->shards))
+        err = err_set(detail, DIMFIT_ERR_IO,
+                      "%s is of record %" PRIu64 " of shard %u of %u: it was renamed", name,
+                      info.position, info.shard, info.shards);
+    if (err == DIMFIT_OK)
+        return err;
+    shard_destroy(&recovery->shard);
+    log_warn("shard", "shard %u: %s is not used: %s", who->number, name,
+             detail->text[0] != 0 ? detail->text : err_text(err));
+    return err;
+}
+
+/* The newest snapshot that is whole. Without one the log is all there is: it has everything until
+ * the second snapshot is made. */
+static dimfit_err restore_newest(struct recovery *recovery, uint64_t *from,
+                                 struct err_detail *detail) {
+    struct shard_store *const store = recovery->store;
+    struct snapshots list = {.n = 0};
+    dimfit_err err = disk_list(store->disk, see_snapshot, &list, detail);
+    if (err != DIMFIT_OK)
+        return err;
+    *from = 0;
+    for (size_t i = 0; i < list.n && recovery->shard == NULL; i++) {
+        err = restore(recovery, list.at[i], detail);
+        if (err == DIMFIT_ERR_NOMEM)
+            return err;
+        if (err != DIMFIT_OK)
+            continue;
+        *from = store->newer = list.at[i];
+        store->older = i + 1 < list.n ? list.at[i + 1] : 0;
+    }
+    return DIMFIT_OK;
+}
+
 dimfit_err shard_store_recover(struct shard_store *store, const struct shard_options *options,
                                const struct shard_io *io, struct shard **out, struct wal_end *end,
                                struct err_detail *detail) {
     CHECK_OBJ_NOTNULL(store, STORE_MAGIC);
     base_assert(store->begun);
     struct recovery recovery = {.store = store, .options = options, .io = io};
-    dimfit_err err = wal_replay(store->wal, 0, take, &recovery, end, detail);
+    uint64_t from = 0;
+    dimfit_err err = restore_newest(&recovery, &from, detail);
+    if (err == DIMFIT_OK)
+        err = wal_replay(store->wal, from, take, &recovery, end, detail);
     if (err == DIMFIT_OK && recovery.shard == NULL)
         err = err_set(
             detail, DIMFIT_ERR_IO,

@@ -2,17 +2,19 @@
  * A shard's folder: what makes it again when its process has ended.
  *
  *     identity       whose rows these are: cluster, number, of how many shards
- *     wal-POSITION   the log (wal.h), from the first record, or from a snapshot, on
+ *     snapshot-P     the shard as it was after record P (snapshot.h); the newest two are kept
+ *     wal-POSITION   the log (wal.h), from the first record, or behind the older snapshot, on
  *     spare-N        files that the log will write over
  *
- * The store hands the shard its log (shard_io.log), and makes the shard from it. It never waits for
- * a disk once the shard works, and never blocks what is not written: a record that can't be written
- * is refused, and tried again with the next one. Of the shard's thread.
+ * The store hands the shard its log (shard_io.log), has a snapshot made each time the log has grown
+ * by so much, and makes the shard from both. It never waits for a disk once the shard works, and
+ * never blocks what is not written: a record that can't be written is refused, and tried again with
+ * the next one. Of the shard's thread.
  */
 #ifndef SERVER_SHARD_STORE_H
 #define SERVER_SHARD_STORE_H
 
-#include "server/shard.h"
+#include "server/snapshot.h"
 #include "server/wal.h"
 
 struct shard_identity {
@@ -30,9 +32,10 @@ enum shard_store_step {
 };
 
 struct shard_store_options {
-    bool synced;            /* what is not durable is promised to nobody */
-    uint64_t segment_bytes; /* 0: the usual */
-    uint64_t random;        /* of this process */
+    bool synced;             /* what is not durable is promised to nobody */
+    uint64_t segment_bytes;  /* 0: the usual */
+    uint64_t snapshot_bytes; /* of log, after which a snapshot is due; 0: none ever is */
+    uint64_t random;         /* of this process */
     /* Asked in a replay, whether to go on with it; to wait a little first where rows can't be
      * moved, or others write what the next record needs. May be NULL. */
     bool (*go_on)(void *self, enum shard_store_step step);
@@ -56,11 +59,17 @@ dimfit_err shard_store_log(struct shard_store *store, const struct wire_header *
                            const void *body, size_t len, struct err_detail *detail) MUST_CHECK;
 void shard_store_unlog(struct shard_store *store);
 
-/* The shard as its log has it. options and io as of shard_new(). STATE when go_on() said no. *end:
- * where the log ended. */
+/* The shard as the newest snapshot that is whole and the log behind it have it. options and io as
+ * of shard_new(). STATE when go_on() said no. *end: where the log ended. */
 dimfit_err shard_store_recover(struct shard_store *store, const struct shard_options *options,
                                const struct shard_io *io, struct shard **out, struct wal_end *end,
                                struct err_detail *detail) MUST_CHECK;
+
+/* Between messages: begin a snapshot where one is due and the shard can be saved, and see what came
+ * of one that was begun. OK with made->bytes above 0 when it has just become whole, by which older
+ * ones and the log before them go; an error when it failed: the next try is after some more log. */
+dimfit_err shard_store_snapshot(struct shard_store *store, struct shard *shard,
+                                struct snapshot_result *made, struct err_detail *detail) MUST_CHECK;
 
 /* What was done so far is to be told to nobody before shard_store_kept() has come to this. */
 uint64_t shard_store_position(const struct shard_store *store);

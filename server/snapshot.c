@@ -321,7 +321,7 @@ dimfit_err snapshot_poll(struct snapshot *s, struct snapshot_result *result,
     }
     if (s->report.err == DIMFIT_OK)
         *result = s->report.result;
-    else
+    else if (detail != NULL)
         *detail = s->report.detail;
     return s->report.err;
 }

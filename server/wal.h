@@ -58,8 +58,10 @@ struct wal_end {
 typedef dimfit_err wal_take(void *self, uint64_t position, const uint8_t *header, size_t header_len,
                             const uint8_t *body, size_t body_len, struct err_detail *detail);
 /* Hand every record after position `from` to take(), in order; what it answers other than DIMFIT_OK
- * ends the replay. To be called once, before the first append, which follows on the last record.
- * IO, naming file and offset, for a log that is damaged, or that does not reach back to `from`. */
+ * ends the replay. To be called once, before the first append, which follows on the last record, or
+ * on `from` where the log ends before that: a snapshot is durable by itself, and may have records
+ * that a power cut took from the log. IO, naming file and offset, for a log that is damaged, or
+ * that does not reach back to `from`. */
 dimfit_err wal_replay(struct wal *wal, uint64_t from, wal_take *take, void *self,
                       struct wal_end *end, struct err_detail *detail) MUST_CHECK;
 

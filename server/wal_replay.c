@@ -220,11 +220,9 @@ static dimfit_err replay_segments(struct replay *replay, struct err_detail *deta
     for (; err == DIMFIT_OK && !ended && i < wal->n_segments; i++)
         err = replay_segment(replay, i, &image, &ended, detail);
     free(image.bytes);
+    /* A power cut took what the snapshot has: nobody is missing it. */
     if (err == DIMFIT_OK && replay->end.position < replay->from)
-        err = err_set(detail, DIMFIT_ERR_IO,
-                      "the log ends with record %" PRIu64
-                      ", in %s; the snapshot is of record %" PRIu64 "; load a checkpoint",
-                      replay->end.position, replay->end.file, replay->from);
+        replay->end.position = replay->from;
     return err;
 }
 

@@ -140,23 +140,35 @@ def parts(start, config, tmp_path):
     return lambda *options: Parts(start, config, tmp_path, *options)
 
 
-@pytest.mark.parametrize("durability", ["process", "disk"])
+KINDS = {
+    "process": ["--durability", "process"],
+    "disk": ["--durability", "disk"],
+    "snapshots": ["--durability", "process", "--snapshot-every", "100K"],
+    "snapshots on disk": ["--durability", "disk", "--snapshot-every", "100K"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_killed_whole_it_comes_back_as_it_was(whole, connect, loads, seed, durability):
+def test_killed_whole_it_comes_back_as_it_was(whole, connect, loads, seed, kind):
     rng = np.random.default_rng(seed)
-    daemon = whole("--durability", durability)
+    options = KINDS[kind]
+    daemon = whole(*options)
     workers = loads(daemon.endpoint, seed)
+    snapshots = 0
     for _ in range(3):
         goes_on(workers)
         time.sleep(rng.random() * 0.3)
         daemon.kill()
-        daemon = whole("--durability", durability, at=daemon.endpoint)
+        snapshots += daemon.log().count(": a snapshot of ")
+        daemon = whole(*options, at=daemon.endpoint)
+    assert (snapshots > 0) == kind.startswith("snapshots")
     goes_on(workers)
     for worker in workers:
         worker.end()
     assert_exact(connect(daemon), workers)
     assert daemon.stop() == 0
-    daemon = whole("--durability", durability, at=daemon.endpoint)  # in order, too
+    daemon = whole(*options, at=daemon.endpoint)  # in order, too
     assert_exact(connect(daemon), workers)
 
 
