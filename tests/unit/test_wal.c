@@ -262,9 +262,28 @@ static void a_segment_that_is_gone_is_missed(void **state) {
     close_log(&s);
     assert_int_equal(open_log(&s, 3, &detail), DIMFIT_ERR_IO);
     assert_non_null(strstr(detail.text, "lacks record 4"));
+    finish(&s);
+}
+
+/* The snapshot was durable, the log's last records went with the power. */
+static void a_log_that_ends_before_a_snapshot_goes_on_behind_it(void **state) {
+    struct scene s = begin(false);
+    struct err_detail detail = {{0}};
+    append_many(&s, 60);
     close_log(&s);
-    assert_int_equal(open_log(&s, 100, &detail), DIMFIT_ERR_IO);
-    assert_non_null(strstr(detail.text, "ends with record 60"));
+    assert_int_equal(open_log(&s, 100, &detail), DIMFIT_OK);
+    assert_int_equal(s.end.position, 100);
+    assert_int_equal(wal_position(s.wal), 100);
+    append_many(&s, 5);
+    close_log(&s);
+    assert_int_equal(open_log(&s, 100, &detail), DIMFIT_OK);
+    assert_int_equal(wal_position(s.wal), 105);
+    wal_forget(s.wal, 100);
+    close_log(&s);
+    assert_int_equal(open_log(&s, 100, &detail), DIMFIT_OK);
+    close_log(&s);
+    assert_int_equal(open_log(&s, 60, &detail), DIMFIT_ERR_IO); /* what is between is gone */
+    assert_non_null(strstr(detail.text, "lacks record 61"));
     finish(&s);
 }
 
@@ -334,6 +353,7 @@ int main(void) {
         cmocka_unit_test(a_sync_covers_what_was_appended_before_it),
         cmocka_unit_test(a_damaged_byte_is_found_and_never_replayed),
         cmocka_unit_test(a_segment_that_is_gone_is_missed),
+        cmocka_unit_test(a_log_that_ends_before_a_snapshot_goes_on_behind_it),
         cmocka_unit_test(segments_before_a_snapshot_are_written_over),
         cmocka_unit_test(a_full_disk_refuses_a_record_until_there_is_room),
         cmocka_unit_test(an_append_that_failed_leaves_no_trace),
