@@ -63,7 +63,7 @@ enum {
     /* in a shard's log alone (shard_log.c), beside what others send */                            \
     X(60, LOG_BEGIN)   /* body: options + layout: the state before the first record */             \
     X(61, LOG_OPTIONS) /* body: options in force from here on */                                   \
-    X(62, LOG_SLICE)   /* tag: the shrink that one more slice was made of */
+    X(62, LOG_SLICE)   /* tag: the shrink that one more slice was made of; mode: SLICE_RETIER */
 
 enum wire_kind {
 #define WIRE_KIND_ENUM(num, name) WIRE_##name = (num),
@@ -115,6 +115,7 @@ enum wire_mode {
     GATHER_LOOKUPS = 1 << 3, /* sums of the stored rows' show counts */
 
     SHRINK_DRY_RUN = 1 << 0, /* count what would go, change nothing */
+    SLICE_RETIER = 1 << 0,   /* rows went to the tier they belong to */
 };
 
 struct wire_header {

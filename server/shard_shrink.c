@@ -80,15 +80,24 @@ static void note_slice(struct shard *shard, uint32_t slot, const struct expiry_s
         shard->io.evicted(shard->io.self, slot, slice->rows, slice->n_rows);
 }
 
-static void make_slice(struct shard *shard) {
+/* The slot that the shrink is at. */
+static struct table_slot *slot_now(const struct shard *shard) {
+    const struct shrink *const shrink = &shard->shrink;
+    struct table_slot *const slot = table_find(shard->table,
+                                               shrink->rules[shrink->figures.slots_done].slot);
+    base_assert(slot != NULL);
+    return slot;
+}
+
+static void make_slice(struct shard *shard, bool retier) {
     struct shrink *const shrink = &shard->shrink;
     const struct shrink_rule *const rule = &shrink->rules[shrink->figures.slots_done];
-    struct table_slot *const slot = table_find(shard->table, rule->slot);
-    base_assert(slot != NULL);
+    struct table_slot *const slot = slot_now(shard);
     const struct expiry_rule expiry = {
         .today = shrink->today,
         .days = rule->expire_days,
         .shows = rule->expire_shows,
+        .retier = retier,
         .dry = shrink->figures.dry_run != 0,
     };
     struct expiry_slice slice;
@@ -101,10 +110,17 @@ static void make_slice(struct shard *shard) {
     }
 }
 
+/* Whether rows change their tier stands in the log: it depends on memory, and on what is left of
+ * the rows before a change. */
 void shard_work_shrink(struct shard *shard) {
-    const struct wire_header record = {.kind = WIRE_LOG_SLICE, .tag = shard->shrink.figures.number};
+    struct table_slot *const slot = slot_now(shard);
+    const bool dry = shard->shrink.figures.dry_run != 0;
+    const bool retier = table_may_retier(slot) && (dry || table_reserve_retier(slot) == DIMFIT_OK);
+    const struct wire_header record = {.kind = WIRE_LOG_SLICE,
+                                       .tag = shard->shrink.figures.number,
+                                       .mode = retier ? SLICE_RETIER : 0};
     if (shard_log(shard, &record, NULL, 0, NULL) == DIMFIT_OK)
-        make_slice(shard);
+        make_slice(shard, retier);
 }
 
 dimfit_err shard_replay_slice(struct shard *shard, const struct wire_header *header,
@@ -112,6 +128,12 @@ dimfit_err shard_replay_slice(struct shard *shard, const struct wire_header *hea
     if (!shard_shrinks(shard) || shard->shrink.figures.number != header->tag)
         return err_set(detail, DIMFIT_ERR_DATA, "shrink %llu does not go on here",
                        (unsigned long long)header->tag);
-    make_slice(shard);
+    const bool retier = header->mode == SLICE_RETIER;
+    if (header->mode > SLICE_RETIER)
+        return err_set(detail, DIMFIT_ERR_DATA, "mode %u of a slice of shrink %llu is not known",
+                       header->mode, (unsigned long long)header->tag);
+    if (retier && table_reserve_retier(slot_now(shard)) != DIMFIT_OK)
+        return err_set(detail, DIMFIT_ERR_NOMEM, "no memory to take rows to their tiers");
+    make_slice(shard, retier);
     return DIMFIT_OK;
 }

@@ -262,7 +262,7 @@ static void open_spill(struct table *table, uint64_t epoch, const struct start *
     }
 }
 
-static void slot_forget(struct table_slot *slot) {
+void slot_forget(struct table_slot *slot) {
     for (uint32_t t = 0; t < slot->spec.n_tiers; t++)
         former_destroy(&slot->tiers[t].former, slot->table->spill);
 }

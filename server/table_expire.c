@@ -15,13 +15,33 @@ static uint32_t tier_for(const struct layout_slot *spec, uint32_t tier, float sh
     return tier;
 }
 
-/* For one more row; it is not a new one, so that the table's limit does not count. */
-static bool make_room(struct table_tier *tier) {
-    if (tier->n_free > 0)
-        return true;
-    return tier->rows < 1u << tier->slot->row_bits &&
-           slab_reserve(&tier->values, tier->rows + UINT64_C(1)) == DIMFIT_OK &&
-           slab_reserve(&tier->sides, tier->rows + UINT64_C(1)) == DIMFIT_OK;
+bool table_may_retier(const struct table_slot *slot) {
+    CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
+    bool kept = false;
+    for (uint32_t t = 0; t < slot->spec.n_tiers; t++)
+        kept = kept || slot->tiers[t].former != NULL;
+    return slot->spec.n_tiers > 1 && !kept;
+}
+
+/* These are not new rows, so that the table's limit does not count. */
+dimfit_err table_reserve_retier(struct table_slot *slot) {
+    CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
+    dimfit_err err = DIMFIT_OK;
+    for (uint32_t t = 0; t < slot->spec.n_tiers && err == DIMFIT_OK; t++) {
+        struct table_tier *const tier = &slot->tiers[t];
+        const uint64_t rows = tier->rows + (uint64_t)EXPIRY_ROWS;
+        if (tier->n_free >= EXPIRY_ROWS)
+            continue;
+        err = slab_reserve(&tier->values, rows);
+        if (err == DIMFIT_OK)
+            err = slab_reserve(&tier->sides, rows);
+    }
+    slot_count_bytes(slot);
+    return err;
+}
+
+static bool has_number(const struct table_tier *tier) {
+    return tier->n_free > 0 || tier->rows < 1u << tier->slot->row_bits;
 }
 
 /* The row's value in the index from now on. */
@@ -29,8 +49,7 @@ static uint32_t retier(struct table_slot *slot, const struct expiry_rule *rule, 
                        float shows, struct expiry_slice *out) {
     struct table_tier *const from = slot_tier(slot, value);
     struct table_tier *const to = &slot->tiers[tier_for(&slot->spec, from->number, shows)];
-    if (from == to ||
-        (!rule->dry && (from->former != NULL || to->former != NULL || !make_room(to))))
+    if (from == to || !has_number(to))
         return value;
     const bool up = to->number > from->number;
     out->promoted += up;
@@ -66,7 +85,7 @@ static bool expire_key(struct table_slot *slot, const struct expiry_rule *rule, 
     row->counters = counters_read(retention, tier_side(tier, number));
     const float shows = counters_on(retention, row->counters, rule->today).shows;
     if (!is_old(rule, row->counters.day) && !(shows < rule->shows)) {
-        if (slot->spec.n_tiers > 1)
+        if (rule->retier)
             *value = retier(slot, rule, *value, shows, out);
         return false;
     }
@@ -97,6 +116,8 @@ bool table_expire(struct table_slot *slot, const struct expiry_rule *rule, struc
                   struct expiry_slice *out) {
     CHECK_OBJ_NOTNULL(slot, TABLE_SLOT_MAGIC);
     base_assert(slot->n_moving == 0);
+    if (rule->retier && !rule->dry)
+        slot_forget(slot);
     out->keys = out->pending = out->promoted = out->demoted = 0;
     out->n_rows = 0;
     if (!walk->begun)

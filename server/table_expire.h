@@ -3,9 +3,8 @@
  * slot of several tiers (proto/tiers.h) the same pass takes rows from tier to tier.
  *
  * A row goes up to the last tier whose show count it has reached, decayed until today, and down as
- * long as it has fewer than half of what its tier begins at: what is near a threshold stays. It
- * stays, too, while the rows before a layout change are kept to undo it (table_forget()), and where
- * there is no room for it in the other tier: the next pass may find some.
+ * long as it has fewer than half of what its tier begins at: what is near a threshold stays. All
+ * rows do while those before a layout change are kept to undo it (table_forget()).
  *
  * Between two slices anything may happen to the slot: pulls, pushes, a layout change, whose rows
  * have all to be moved before the next slice. Each row is looked at once, some twice where the
@@ -29,8 +28,15 @@ struct expiry_rule {
     uint32_t days; /* a row goes when today - its day > days; 0: never for its age, nor where its
                       day is not known */
     float shows;   /* or when its shows, decayed until today, are fewer */
+    bool retier;   /* rows go to the tier they belong to, within what was reserved; rows before a
+                      change, if the slot has some, are given up */
     bool dry;      /* count, and leave everything as it is */
 };
+
+/* Whether rows may go to another tier: there is one, and no rows before a change are kept. */
+bool table_may_retier(const struct table_slot *slot);
+/* See to it that one slice can take rows from tier to tier. */
+dimfit_err table_reserve_retier(struct table_slot *slot) MUST_CHECK;
 
 /* How far a slot's expiry is; from {0}. */
 struct expiry_walk {

@@ -117,6 +117,11 @@ void slot_count_bytes(struct table_slot *slot);
 /* Would n more rows of the tier take the table beyond its limit? */
 bool tier_over_limit(struct table_tier *tier, size_t n);
 
+/* ---- table_change.c -------------------------------------------------------------------------- */
+
+/* The rows before the last change, if there are some; none are in motion. */
+void slot_forget(struct table_slot *slot);
+
 /* ---- table_rows.c ---------------------------------------------------------------------------- */
 
 /* A pending feasign's entry in the index: INDEX_PENDING | day << 12 | shows. */

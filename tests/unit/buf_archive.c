@@ -30,6 +30,14 @@ void buf_archive_save(const struct shard *shard, uint32_t parts, struct buf *out
     buf_fini(&head);
 }
 
+void buf_archive_save_table(const struct table *table, struct buf *out) {
+    struct sink sink = {.out = out};
+    struct archive_writer w = {.self = &sink, .flush = flush};
+    table_save(table, true, &w);
+    if (w.err != DIMFIT_OK || flush(&w) != DIMFIT_OK)
+        abort();
+}
+
 struct source {
     const uint8_t *at;
     size_t left, block;
@@ -53,4 +61,15 @@ dimfit_err buf_archive_restore(const uint8_t *bytes, size_t len, size_t block,
     struct source source = {bytes, len, block};
     struct archive_reader r = {.self = &source, .refill = refill};
     return shard_restore(&r, options, io, out, detail);
+}
+
+dimfit_err buf_archive_restore_table(const struct buf *saved, struct table *into,
+                                     const struct layout *before, struct err_detail *detail) {
+    struct source source = {saved->data, saved->len, BLOCK};
+    struct archive_reader r = {.self = &source, .refill = refill};
+    table_restore(into, before, &r);
+    if (r.err == DIMFIT_OK && (r.at != r.end || source.left > 0))
+        archive_refuse(&r, "bytes are left over");
+    *detail = r.detail;
+    return r.err;
 }

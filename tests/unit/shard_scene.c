@@ -80,6 +80,10 @@ struct fixture *setup(uint64_t seed) {
             .init_scale = 0.1f,
             .retention = kept[i],
         };
+        if (i == 3) {
+            spec.n_tiers = 3;
+            memcpy(spec.tier_shows, (const uint32_t[]){0, 3, 6}, 3 * sizeof(uint32_t));
+        }
         snprintf(spec.name, sizeof spec.name, "slot %u", i);
         assert_int_equal(layout_add_slot(f->layout, &spec, NULL), DIMFIT_OK);
     }
@@ -244,10 +248,11 @@ void send_gather(struct fixture *f) {
 
 void send_shrink(struct fixture *f, bool interleave) {
     const struct shrink_rule rules[] = {{.slot = 0, .expire_days = 3},
-                                        {.slot = 10, .expire_days = 4, .expire_shows = 0.5f}};
+                                        {.slot = 10, .expire_days = 4, .expire_shows = 0.5f},
+                                        {.slot = 30}}; /* to the tiers alone */
     struct buf body;
     buf_init(&body);
-    shrink_encode(rules, 2, &body);
+    shrink_encode(rules, 3, &body);
     const struct wire_header header = {.kind = WIRE_SHRINK, .tag = ++f->shrinks, .step = f->day};
     assert_int_equal(ask(f, &header, body.data, body.len), DIMFIT_OK);
     buf_fini(&body);
@@ -294,6 +299,14 @@ struct change *narrowing(struct fixture *f, uint32_t slot) {
     assert_int_equal(change_new(f->layout->epoch, f->layout->epoch + 1, 1, &change), DIMFIT_OK);
     assert_int_equal(change_slot_alloc(&change->slots[0], 10 * slot, from, from - 1, false),
                      DIMFIT_OK);
+    struct change_slot *const s = &change->slots[0];
+    s->n_tiers = f->layout->slots[slot].n_tiers;
+    for (uint32_t t = 0; t < s->n_tiers; t++) {
+        s->tier_from[t] = f->layout->slots[slot].tier_widths[t];
+        s->tier_to[t] = s->tier_from[t] < from ? s->tier_from[t] : from - 1;
+        if (t + 1 < s->n_tiers && s->tier_to[t] > 0)
+            s->tier_to[t]--;
+    }
     for (uint32_t k = 0; k < from - 1; k++)
         change->slots[0].keep[k] = (uint16_t)(k < gone ? k : k + 1);
     return change;

@@ -3,6 +3,7 @@
 #include "server/init.h"
 #include "server/optim.h"
 #include "server/table_expire.h"
+#include "tests/unit/buf_archive.h"
 #include "tests/unit/table_scene.h"
 
 #include <math.h>
@@ -258,10 +259,14 @@ static void sweep(struct scene *s, float shows) {
     const uint64_t promoted = s->promoted, demoted = s->demoted;
     for (size_t t = 0; t < 2; t++) {
         struct expiry_walk walk = {0};
-        const struct expiry_rule rule = {.today = today, .shows = shows};
         move_all(both[t]->table);
-        while (table_expire(both[t]->slot, &rule, &walk, &slice))
-            ;
+        const bool retier = table_may_retier(both[t]->slot);
+        const struct expiry_rule rule = {.today = today, .shows = shows, .retier = retier};
+        assert_int_equal(retier, s->n_tiers > 1 && s->model.last == NULL);
+        do {
+            if (retier)
+                assert_int_equal(table_reserve_retier(both[t]->slot), DIMFIT_OK);
+        } while (table_expire(both[t]->slot, &rule, &walk, &slice));
     }
     for (size_t i = 0; i < UNIVERSE; i++) {
         struct row *const row = &s->model.rows[i];
@@ -277,6 +282,32 @@ static void sweep(struct scene *s, float shows) {
         assert_int_equal(figures.promoted, s->promoted - promoted);
         assert_int_equal(figures.demoted, s->demoted - demoted);
     }
+}
+
+/* One of the tables goes on as what becomes of its bytes. */
+static void save_and_restore(struct scene *s) {
+    struct fixture *const f = draw(s, 2) == 0 ? s->eager : s->lazy;
+    struct table *restored = NULL;
+    struct err_detail detail = {{0}};
+    struct buf saved, again;
+    buf_init(&saved);
+    buf_init(&again);
+    move_all(f->table);
+    assert_int_equal(table_save_check(f->table, true, &detail), DIMFIT_OK);
+    buf_archive_save_table(f->table, &saved);
+    assert_int_equal(table_new(99, &restored), DIMFIT_OK);
+    table_keep(restored, true, NULL);
+    assert_int_equal(table_add_slot(restored, spec_now(s)), DIMFIT_OK);
+    if (buf_archive_restore_table(&saved, restored, s->model.before, &detail) != DIMFIT_OK)
+        fail_msg("%s", detail.text);
+    buf_archive_save_table(restored, &again);
+    assert_int_equal(saved.len, again.len);
+    assert_memory_equal(saved.data, again.data, saved.len);
+    buf_fini(&saved);
+    buf_fini(&again);
+    table_destroy(&f->table);
+    f->table = restored;
+    f->slot = table_find(restored, SLOT);
 }
 
 /* The last change can't be undone any more. */
@@ -622,6 +653,11 @@ static void one_step(struct scene *s) {
         break;
     case 3:
         push_some(s, false);
+        break;
+    case 4:
+        if (draw(s, 2) == 0)
+            save_and_restore(s);
+        push_some(s, true);
         break;
     default:
         push_some(s, true);
