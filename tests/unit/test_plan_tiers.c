@@ -3,14 +3,14 @@
  */
 #include "server/plan.h"
 
-#include <libgen.h>
+#include "tests/unit/numpy_reference.h"
+
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -337,7 +337,8 @@ static void put_plan(FILE *file, const struct scene *s, const struct plan *plan)
     layout_destroy(&after);
 }
 
-static void put_all_plans(FILE *file, struct scene *s) {
+static void put_all_plans(FILE *file, void *scene) {
+    struct scene *const s = scene;
     struct plan_request *const q = &s->request;
     enum { BASES = BASIS_KFAC + 1, ESTIMATORS = ESTIMATOR_GUARDED + 1 };
     for (int bits = 0; bits < 2 * 2 * 3 * BASES * ESTIMATORS; bits++) {
@@ -359,22 +360,7 @@ static void put_all_plans(FILE *file, struct scene *s) {
 }
 
 static void plans_equal_those_worked_out_from_the_rows_by_numpy(void **state) {
-    char here[] = __FILE__, name[] = "/tmp/dimfit-plan-XXXXXX", command[1024];
-    const char *const python = "/usr/bin/python3";
-    snprintf(command, sizeof command, "%s -c 'import numpy' 2>/dev/null", python);
-    if (system(command) != 0)
-        skip();
-    const int fd = mkstemp(name);
-    assert_true(fd >= 0);
-    FILE *const file = fdopen(fd, "w");
-    assert_non_null(file);
-    put_all_plans(file, *state);
-    assert_int_equal(fclose(file), 0);
-    snprintf(command, sizeof command, "%s -B '%s/plan_tiers_reference.py' %s", python,
-             dirname(here), name);
-    const int result = system(command);
-    unlink(name);
-    assert_int_equal(result, 0);
+    numpy_reference("plan_tiers_reference.py", put_all_plans, *state);
 }
 
 /* ---- what must hold of any plan -------------------------------------------------------------- */
