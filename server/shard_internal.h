@@ -46,6 +46,10 @@ struct elsewhere {
     } * slots;
 };
 
+void elsewhere_encode(const struct elsewhere *elsewhere, struct buf *out);
+/* Into a zeroed one; a count that is none, or slots that do not ascend, fail the reader. */
+dimfit_err elsewhere_decode(struct reader *in, struct elsewhere *out) MUST_CHECK;
+
 struct shard {
     uint32_t magic;
     struct shard_io io;

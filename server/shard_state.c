@@ -95,6 +95,7 @@ dimfit_err shard_save_head(const struct shard *shard, uint32_t parts, struct buf
     buf_put_u32(head, shard->phase);
     buf_put_u64(head, shard->search);
     put_counters(head, shard);
+    elsewhere_encode(&shard->elsewhere, head);
     put_layout(head, shard->layout);
     put_layout(head, undo ? shard->before : NULL);
     buf_put_u64(head, shard->prepared_epoch);
@@ -176,7 +177,10 @@ static dimfit_err head_decode(struct shard *shard, const struct buf *head,
     shard->phase = phase;
     shard->search = reader_u64(&r);
     get_counters(&r, shard);
-    dimfit_err err = get_layout(&r, &shard->layout, detail);
+    dimfit_err err = elsewhere_decode(&r, &shard->elsewhere);
+    if (err != DIMFIT_OK)
+        return err;
+    err = get_layout(&r, &shard->layout, detail);
     if (err == DIMFIT_OK)
         err = get_layout(&r, &shard->before, detail);
     shard->prepared_epoch = reader_u64(&r);

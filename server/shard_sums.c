@@ -36,6 +36,27 @@ static void note_rows(struct elsewhere *e, uint32_t slot, uint64_t rows) {
     e->slots[at].rows = rows;
 }
 
+void elsewhere_encode(const struct elsewhere *elsewhere, struct buf *out) {
+    buf_put_u64(out, elsewhere->n);
+    for (size_t i = 0; i < elsewhere->n; i++) {
+        buf_put_u32(out, elsewhere->slots[i].slot);
+        buf_put_u64(out, elsewhere->slots[i].rows);
+    }
+}
+
+dimfit_err elsewhere_decode(struct reader *in, struct elsewhere *out) {
+    const uint64_t n = reader_u64(in);
+    if (!reader_has(in, n, sizeof(uint32_t) + sizeof(uint64_t)))
+        return DIMFIT_OK; /* the reader has failed */
+    const dimfit_err err = reserve(out, n);
+    for (; err == DIMFIT_OK && out->n < n; out->n++) {
+        out->slots[out->n].slot = reader_u32(in);
+        out->slots[out->n].rows = reader_u64(in);
+        in->failed |= out->n > 0 && out->slots[out->n - 1].slot >= out->slots[out->n].slot;
+    }
+    return err;
+}
+
 static dimfit_err check(const struct shard *shard, const struct sums *sums, size_t n,
                         struct err_detail *detail) {
     if (score_fits_bases(shard->score))
