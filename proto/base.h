@@ -41,6 +41,14 @@ __attribute__((noreturn)) void base_assert_failed(const char *cond, const char *
 
 /* Wire integers are little-endian and unaligned; so are the hosts dimfit builds on (configure
  * checks). memcpy compiles to one load. */
+static inline void store_u64(void *p, uint64_t v) {
+    memcpy(p, &v, sizeof v);
+}
+
+static inline void store_u32(void *p, uint32_t v) {
+    memcpy(p, &v, sizeof v);
+}
+
 static inline uint64_t load_u64(const void *p) {
     uint64_t v;
     memcpy(&v, p, sizeof v);

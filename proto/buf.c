@@ -15,6 +15,13 @@ dimfit_err buf_status(const struct buf *buf) {
     return buf->failed ? DIMFIT_ERR_NOMEM : DIMFIT_OK;
 }
 
+void buf_put_part(struct buf *buf, struct buf *part) {
+    buf_put_u64(buf, part->len);
+    buf_put(buf, part->data, part->len);
+    buf->failed |= part->failed;
+    part->len = 0;
+}
+
 uint8_t *buf_extend(struct buf *buf, size_t len) {
     if (buf->failed)
         return NULL;

@@ -30,6 +30,9 @@ void buf_put_f32(struct buf *buf, float v);
 void buf_put_f64(struct buf *buf, double v);
 void buf_put_str(struct buf *buf, const char *s); /* u16 length + bytes, no terminator */
 
+/* The part's length, u64, and its bytes; the part is emptied. */
+void buf_put_part(struct buf *buf, struct buf *part);
+
 /* Make room for len bytes and return where they go, NULL out of memory. The bytes are not set. */
 uint8_t *buf_extend(struct buf *buf, size_t len);
 

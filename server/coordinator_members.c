@@ -199,13 +199,10 @@ static void answer_connect(struct coordinator *c, const struct asker *to) {
     buf_init(&body);
     cluster_map_encode(c->map, &map);
     layout_encode(c->layout, &layout);
-    buf_put_u64(&body, map.len);
-    buf_put(&body, map.data, map.len);
-    buf_put_u64(&body, layout.len);
-    buf_put(&body, layout.data, layout.len);
-    const bool failed = map.failed || layout.failed || body.failed;
-    coordinator_answer(c, to, failed ? DIMFIT_ERR_NOMEM : DIMFIT_OK, NULL, body.data,
-                       failed ? 0 : body.len);
+    buf_put_part(&body, &map);
+    buf_put_part(&body, &layout);
+    coordinator_answer(c, to, body.failed ? DIMFIT_ERR_NOMEM : DIMFIT_OK, NULL, body.data,
+                       body.failed ? 0 : body.len);
     buf_fini(&map);
     buf_fini(&layout);
     buf_fini(&body);

@@ -16,13 +16,6 @@ void undo_fini(struct undo *undo) {
     *undo = (struct undo){0};
 }
 
-static void put_part(struct buf *out, struct buf *part) {
-    buf_put_u64(out, part->len);
-    buf_put(out, part->data, part->len);
-    out->failed |= part->failed;
-    part->len = 0;
-}
-
 /* search, undone, is there a change: its length, its bytes, those of the layout before */
 static void undo_encode(const struct undo *undo, struct buf *out) {
     struct buf part;
@@ -32,9 +25,9 @@ static void undo_encode(const struct undo *undo, struct buf *out) {
     buf_put_u8(out, undo->change != NULL);
     if (undo->change != NULL) {
         change_encode(undo->change, &part);
-        put_part(out, &part);
+        buf_put_part(out, &part);
         layout_encode(undo->before, &part);
-        put_part(out, &part);
+        buf_put_part(out, &part);
     }
     buf_fini(&part);
 }
@@ -106,7 +99,7 @@ dimfit_err coordinator_save(struct coordinator *c, const struct layout *layout,
     kept_encode(c, &body);
     buf_put_u64(&body, c->next_search);
     layout_encode(layout, &part);
-    put_part(&body, &part);
+    buf_put_part(&body, &part);
     undo_encode(undo, &body);
     buf_put_u64(&state, STATE_MAGIC);
     buf_put_u64(&state, body.failed ? 0 : XXH3_64bits(body.data, body.len));

@@ -27,8 +27,7 @@ void kept_plan_encode(const struct kept_plan *plan, struct buf *out) {
     buf_put_u64(&body, plan->id);
     buf_put_u64(&body, plan->applied);
     buf_put_u8(&body, plan->undone);
-    buf_put_u64(&body, change.len);
-    buf_put(&body, change.data, change.len);
+    buf_put_part(&body, &change);
     if (text != NULL)
         buf_put(&body, text, strlen(text));
     const bool failed = change.failed || text == NULL || body.failed;

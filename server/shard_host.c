@@ -160,17 +160,12 @@ static void work_its_share(struct host *host) {
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static void note_service(struct host *host, enum wire_kind kind, uint64_t since_ns) {
+static void note_service(struct host *host, enum wire_kind kind, int64_t since_us) {
+    const uint64_t ns = (uint64_t)(zclock_usecs() - since_us) * 1000;
     if (kind == WIRE_PULL)
-        latency_add(&host->service.pull, now_ns() - since_ns);
+        latency_add(&host->service.pull, ns);
     else if (kind == WIRE_PUSH)
-        latency_add(&host->service.push, now_ns() - since_ns);
+        latency_add(&host->service.push, ns);
 }
 
 static void serve_workers(struct host *host) {
@@ -187,12 +182,12 @@ static void serve_workers(struct host *host) {
             continue;
         }
         size_t len;
-        const uint64_t began_ns = now_ns();
+        const int64_t began_us = zclock_usecs();
         const uint8_t *const body = frames_body(&in, &len);
         shard_request(host->shard, &in.header, body, len, &reply);
         frames_close(&in);
         send_reply(host, host->workers, &in.from, &reply);
-        note_service(host, in.header.kind, began_ns);
+        note_service(host, in.header.kind, began_us);
         work_its_share(host);
     }
 }

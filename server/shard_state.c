@@ -42,19 +42,12 @@ uint64_t shard_seed(const struct shard *shard) {
 
 /* ---- the head -------------------------------------------------------------------------------- */
 
-static void put_part(struct buf *out, struct buf *part) {
-    buf_put_u64(out, part->len);
-    buf_put(out, part->data, part->len);
-    out->failed |= part->failed;
-    part->len = 0;
-}
-
 static void put_layout(struct buf *out, const struct layout *layout) {
     struct buf part;
     buf_init(&part);
     if (layout != NULL)
         layout_encode(layout, &part);
-    put_part(out, &part);
+    buf_put_part(out, &part);
     buf_fini(&part);
 }
 
@@ -63,7 +56,7 @@ static void put_change(struct buf *out, const struct change *change) {
     buf_init(&part);
     if (change != NULL)
         change_encode(change, &part);
-    put_part(out, &part);
+    buf_put_part(out, &part);
     buf_fini(&part);
 }
 

@@ -40,26 +40,18 @@ static dimfit_err put(struct writing *w, void *bytes, size_t len, struct err_det
     return err;
 }
 
-static void set_u32(uint8_t *to, uint32_t v) {
-    memcpy(to, &v, sizeof v);
-}
-
-static void set_u64(uint8_t *to, uint64_t v) {
-    memcpy(to, &v, sizeof v);
-}
-
 static dimfit_err put_header(struct writing *w, struct err_detail *detail) {
     const struct snapshot_info *const info = &w->job.info;
     uint8_t bytes[SNAPSHOT_HEADER] = {0};
-    set_u64(bytes, SNAPSHOT_MAGIC);
-    set_u32(bytes + 8, SNAPSHOT_VERSION);
-    set_u32(bytes + 12, info->shard);
-    set_u32(bytes + 16, info->shards);
-    set_u64(bytes + 24, info->cluster);
-    set_u64(bytes + 32, info->epoch);
-    set_u64(bytes + 40, info->position);
+    store_u64(bytes, SNAPSHOT_MAGIC);
+    store_u32(bytes + 8, SNAPSHOT_VERSION);
+    store_u32(bytes + 12, info->shard);
+    store_u32(bytes + 16, info->shards);
+    store_u64(bytes + 24, info->cluster);
+    store_u64(bytes + 32, info->epoch);
+    store_u64(bytes + 40, info->position);
     w->chain = snapshot_sum(bytes, SNAPSHOT_HEADER - SNAPSHOT_SUM, 0);
-    set_u64(bytes + 48, w->chain);
+    store_u64(bytes + 48, w->chain);
     return put(w, bytes, sizeof bytes, detail);
 }
 
@@ -74,11 +66,11 @@ static dimfit_err put_block(struct archive_writer *a) {
             bytes = w->packed;
             stored = packed;
         }
-        set_u32(bytes, (uint32_t)plain);
-        set_u32(bytes + 4, (uint32_t)stored);
+        store_u32(bytes, (uint32_t)plain);
+        store_u32(bytes + 4, (uint32_t)stored);
         const size_t len = SNAPSHOT_BLOCK_HEAD + stored;
         const uint64_t sum = snapshot_sum(bytes, len, ++w->blocks);
-        set_u64(bytes + len, sum);
+        store_u64(bytes + len, sum);
         w->chain = snapshot_chain(w->chain, sum);
         w->plain += plain;
         const dimfit_err err = put(w, bytes, len + SNAPSHOT_SUM, &a->detail);
@@ -92,11 +84,11 @@ static dimfit_err put_block(struct archive_writer *a) {
 
 static dimfit_err put_trailer(struct writing *w, uint64_t rows, struct err_detail *detail) {
     uint8_t bytes[SNAPSHOT_TRAILER] = {0};
-    set_u64(bytes + 8, w->blocks);
-    set_u64(bytes + 16, w->plain);
-    set_u64(bytes + 24, rows);
-    set_u64(bytes + 32, w->chain);
-    set_u64(bytes + 40, snapshot_sum(bytes, SNAPSHOT_TRAILER - SNAPSHOT_SUM, 0));
+    store_u64(bytes + 8, w->blocks);
+    store_u64(bytes + 16, w->plain);
+    store_u64(bytes + 24, rows);
+    store_u64(bytes + 32, w->chain);
+    store_u64(bytes + 40, snapshot_sum(bytes, SNAPSHOT_TRAILER - SNAPSHOT_SUM, 0));
     return put(w, bytes, sizeof bytes, detail);
 }
 

@@ -14,10 +14,6 @@ static const char being_made[] = "wal-next";
 
 /* ---- format ---------------------------------------------------------------------------------- */
 
-static void store_u64(uint8_t *at, uint64_t v) {
-    memcpy(at, &v, sizeof v);
-}
-
 size_t wal_record_size(size_t header_len, size_t body_len) {
     return (WAL_RECORD + header_len + body_len + 7) & ~(size_t)7;
 }

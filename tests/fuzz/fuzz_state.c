@@ -53,12 +53,6 @@ bool fuzz_one(const uint8_t *bytes, size_t len) {
     return taken;
 }
 
-static void put_part(struct buf *out, struct buf *part) {
-    buf_put_u64(out, part->len);
-    buf_put(out, part->data, part->len);
-    part->len = 0;
-}
-
 void fuzz_seeds(struct fuzz_sink *sink) {
     struct buf state, part;
     buf_init(&state);
@@ -72,15 +66,15 @@ void fuzz_seeds(struct fuzz_sink *sink) {
         buf_put_u8(&state, 1);   /* which of them keep their rows */
         buf_put_u64(&state, 9);  /* the next search */
         layout_encode(layout, &part);
-        put_part(&state, &part);
+        buf_put_part(&state, &part);
         buf_put_u64(&state, 8); /* the search that made the change */
         buf_put_u8(&state, 0);
         buf_put_u8(&state, epoch > 0);
         if (epoch > 0) {
             change_encode(change, &part);
-            put_part(&state, &part);
+            buf_put_part(&state, &part);
             layout_encode(before, &part);
-            put_part(&state, &part);
+            buf_put_part(&state, &part);
         }
         fuzz_put_buf(sink, &state);
         change_destroy(&change);

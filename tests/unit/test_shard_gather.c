@@ -228,8 +228,7 @@ static void commit(struct fixture *f) {
     buf_init(&bytes);
     buf_init(&body);
     change_encode(change, &bytes);
-    buf_put_u64(&body, bytes.len);
-    buf_put(&body, bytes.data, bytes.len);
+    buf_put_part(&body, &bytes);
     layout_encode(after, &body);
     const struct wire_header prepare = {.kind = WIRE_PREPARE, .tag = 2};
     shard_command(f->shard, &prepare, body.data, body.len, &f->reply);

@@ -116,8 +116,7 @@ static dimfit_err prepare(struct fixture *f, const struct change *change,
     buf_init(&bytes);
     buf_init(&body);
     change_encode(change, &bytes);
-    buf_put_u64(&body, bytes.len);
-    buf_put(&body, bytes.data, bytes.len);
+    buf_put_part(&body, &bytes);
     layout_encode(next, &body);
     const struct wire_header header = {.kind = WIRE_PREPARE, .tag = next->epoch};
     const dimfit_err err = ask(f, &header, body.data, body.len);
