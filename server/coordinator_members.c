@@ -33,8 +33,8 @@ static dimfit_err place_new(const struct coordinator *c, size_t *number,
     if (waiting != SIZE_MAX)
         return err_set(detail, DIMFIT_ERR_EXISTS,
                        "shard %zu has its rows in a folder shard-%zu of its --data-dir, which this "
-                       "process has not: start it with that; if the folder is lost, bring a "
-                       "checkpoint back (dimfitctl checkpoint load)",
+                       "process has not: start it with that; if the folder is lost its rows are, "
+                       "too: start the cluster anew, with another --data-dir",
                        waiting, waiting);
     return err_set(detail, DIMFIT_ERR_EXISTS,
                    "the cluster has all its %zu shards; one that died keeps its place: start it "
@@ -77,8 +77,8 @@ static dimfit_err check_cluster(const struct coordinator *c, const struct hello 
     if (hello->shards == c->options.shards)
         return DIMFIT_OK;
     return err_set(detail, DIMFIT_ERR_STATE,
-                   "its rows are of a cluster of %u shards, this one has %zu; a checkpoint can be "
-                   "loaded into another number (dimfitctl checkpoint load)",
+                   "its rows are of a cluster of %u shards, this one has %zu; give "
+                   "the coordinator the old --shards",
                    hello->shards, c->options.shards);
 }
 

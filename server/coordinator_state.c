@@ -80,7 +80,7 @@ static dimfit_err kept_decode(struct coordinator *c, struct reader *r, struct er
     if (any && shards != c->options.shards)
         return err_set(detail, DIMFIT_ERR_CONFIG,
                        "its %u shards keep their rows, --shards says %zu; give the old number, or "
-                       "load a checkpoint into another --data-dir",
+                       "another --data-dir for a new cluster",
                        shards, c->options.shards);
     c->cluster = cluster;
     return DIMFIT_OK;

@@ -255,11 +255,3 @@ dimfit_err disk_folder_open(const char *path, struct disk **out, struct err_deta
     *out = &folder->disk;
     return DIMFIT_OK;
 }
-
-dimfit_err disk_folder_look(const char *path, struct disk **out, struct err_detail *detail) {
-    struct folder *folder = NULL;
-    const dimfit_err err = folder_new(path, &folder, detail);
-    if (err == DIMFIT_OK)
-        *out = &folder->disk;
-    return err;
-}

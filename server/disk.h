@@ -63,11 +63,6 @@ struct disk_ops {
 dimfit_err disk_folder_open(const char *path, struct disk **out,
                             struct err_detail *detail) MUST_CHECK;
 
-/* To read from alone: it is not made, and not locked. NOT_FOUND, with no detail, when it isn't
- * there. */
-dimfit_err disk_folder_look(const char *path, struct disk **out,
-                            struct err_detail *detail) MUST_CHECK;
-
 static inline void disk_close(struct disk **disk) {
     if (*disk != NULL)
         (*disk)->ops->close(*disk);

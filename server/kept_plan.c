@@ -30,7 +30,7 @@ void kept_plan_encode(const struct kept_plan *plan, struct buf *out) {
     buf_put_part(&body, &change);
     if (text != NULL)
         buf_put(&body, text, strlen(text));
-    const bool failed = change.failed || text == NULL || body.failed;
+    const bool failed = text == NULL || body.failed;
     buf_put_u64(out, PLAN_MAGIC);
     buf_put_u64(out, failed ? 0 : XXH3_64bits(body.data, body.len));
     buf_put(out, body.data, failed ? 0 : body.len);

@@ -138,7 +138,6 @@ static dimfit_err send_prepare(struct coordinator *c) {
     buf_init(&body);
     change_encode(a->change, &change);
     buf_put_part(&body, &change);
-    body.failed |= change.failed;
     layout_encode(a->layout, &body);
     const struct wire_header prepare = {.kind = WIRE_PREPARE, .tag = a->layout->epoch};
     struct op *op = NULL;

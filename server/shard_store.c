@@ -484,8 +484,8 @@ dimfit_err shard_store_recover(struct shard_store *store, const struct shard_opt
     if (err == DIMFIT_OK && recovery.shard == NULL)
         err = err_set(
             detail, DIMFIT_ERR_IO,
-            "the log is gone; load a checkpoint, or move this shard's folder away to go on "
-            "without its rows");
+            "the log is gone, and this shard's rows with it; bring its folder back from a copy, or "
+            "start the cluster anew, with another --data-dir");
     if (err == DIMFIT_OK)
         err = shard_replayed(recovery.shard, options, detail);
     if (err != DIMFIT_OK) {

@@ -72,9 +72,6 @@ dimfit_err snapshot_restore(struct disk *disk, const char *name,
                             const struct shard_options *options, const struct shard_io *io,
                             struct snapshot_info *info, struct shard **out,
                             struct err_detail *detail) MUST_CHECK;
-/* Nothing but the header. */
-dimfit_err snapshot_look(struct disk *disk, const char *name, struct snapshot_info *info,
-                         struct err_detail *detail) MUST_CHECK;
 /* Every byte's checksum. */
 dimfit_err snapshot_verify(struct disk *disk, const char *name, struct snapshot_info *info,
                            struct snapshot_result *result, struct err_detail *detail) MUST_CHECK;

@@ -187,17 +187,6 @@ dimfit_err snapshot_restore(struct disk *disk, const char *name,
     return err;
 }
 
-dimfit_err snapshot_look(struct disk *disk, const char *name, struct snapshot_info *info,
-                         struct err_detail *detail) {
-    struct reading r;
-    const dimfit_err err = reading_init(&r, disk, name, detail);
-    if (err != DIMFIT_OK)
-        return err;
-    *info = r.info;
-    reading_fini(&r);
-    return DIMFIT_OK;
-}
-
 dimfit_err snapshot_verify(struct disk *disk, const char *name, struct snapshot_info *info,
                            struct snapshot_result *result, struct err_detail *detail) {
     const double began = now();

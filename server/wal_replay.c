@@ -146,8 +146,8 @@ static dimfit_err check_end(struct wal *wal, struct image *image, size_t segment
     return err_set(
         detail, DIMFIT_ERR_IO,
         "%s is damaged at byte %zu: record %" PRIu64 " can't be read, and later ones "
-        "are there; load a checkpoint, or move this shard's folder away to go on without "
-        "its rows",
+        "are there; bring this shard's folder back from a copy, or start the cluster anew, with "
+        "another --data-dir",
         image->name, at, position);
 }
 
@@ -209,8 +209,8 @@ static dimfit_err replay_segments(struct replay *replay, struct err_detail *deta
     if (wal->n_segments == 0 || wal->segments[i].first > replay->from + 1)
         return err_set(detail, DIMFIT_ERR_IO,
                        "the log lacks record %" PRIu64 ": its first segment is %s%" PRIu64
-                       "; load a checkpoint, or move this shard's folder away to go on without its "
-                       "rows",
+                       "; bring this shard's folder back from a copy, or start the cluster anew, "
+                       "with another --data-dir",
                        replay->from + 1, wal->n_segments == 0 ? "not there, not even wal-" : "wal-",
                        wal->n_segments == 0 ? replay->from + 1 : wal->segments[i].first);
     replay->end.position = wal->segments[i].first - 1;

@@ -122,7 +122,8 @@ static void a_snapshot_is_restored_and_verified(void **state) {
     assert_non_null(mem_disk_bytes(mem, "state", &len));
     assert_int_equal(len, written.bytes);
     assert_null(mem_disk_bytes(mem, "state.next", &len));
-    assert_int_equal(snapshot_look(disk, "none", &info, &detail), DIMFIT_ERR_NOT_FOUND);
+    assert_int_equal(snapshot_verify(disk, "none", &info, &verified, &detail),
+                     DIMFIT_ERR_NOT_FOUND);
     shard_destroy(&shard);
     disk_close(&disk);
     mem_disk_free(mem);
