@@ -254,6 +254,8 @@ void wal_forget(struct wal *wal, uint64_t position) {
         disk_file_close(&segment->file);
         gone++;
     }
+    if (gone == 0)
+        return;
     memmove(wal->segments, wal->segments + gone, (wal->n_segments - gone) * sizeof *wal->segments);
     wal->n_segments -= gone;
 }
