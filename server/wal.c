@@ -18,13 +18,35 @@ size_t wal_record_size(size_t header_len, size_t body_len) {
     return (WAL_RECORD + header_len + body_len + 7) & ~(size_t)7;
 }
 
-void wal_record_put(const struct wal_record *record, uint8_t *out) {
-    memset(out, 0, WAL_RECORD);
-    memcpy(out, &record->body_len, sizeof record->body_len);
+/* Of the other bytes before the checksum. */
+static uint16_t record_check(const struct wal_record *record, uint64_t salt) {
+    const uint64_t fields[] = {record->body_len | (uint64_t)record->header_len << 32,
+                               record->position, record->kept};
+    return (uint16_t)XXH3_64bits_withSeed(fields, sizeof fields, salt);
+}
+
+void wal_record_put(const struct wal_record *record, uint64_t salt, uint8_t *out) {
+    const uint16_t check = record_check(record, salt);
+    store_u32(out, record->body_len);
     memcpy(out + 4, &record->header_len, sizeof record->header_len);
+    memcpy(out + 6, &check, sizeof check);
     store_u64(out + 8, record->position);
     store_u64(out + 16, record->kept);
-    store_u64(out + 24, record->checksum);
+}
+
+bool wal_record_get(const uint8_t *bytes, uint64_t salt, struct wal_record *out) {
+    struct wal_record record = {.body_len = load_u32(bytes),
+                                .position = load_u64(bytes + 8),
+                                .kept = load_u64(bytes + 16),
+                                .checksum = load_u64(bytes + WAL_CHECKED)};
+    uint16_t check;
+    memcpy(&record.header_len, bytes + 4, sizeof record.header_len);
+    memcpy(&check, bytes + 6, sizeof check);
+    if (record.header_len > WIRE_HEADER_MAX || record.kept >= record.position ||
+        check != record_check(&record, salt))
+        return false;
+    *out = record;
+    return true;
 }
 
 uint64_t wal_checksum(uint64_t salt, const uint8_t *record, const void *header, size_t header_len,
@@ -202,15 +224,15 @@ dimfit_err wal_append(struct wal *wal, const void *header, size_t header_len, co
     }
     static const uint8_t zeros[8];
     uint8_t bytes[WAL_RECORD];
-    struct wal_record record = {
+    const struct wal_record record = {
         .body_len = (uint32_t)body_len,
         .header_len = (uint16_t)header_len,
         .position = wal->position + 1,
         .kept = wal->options.synced ? wal->synced : wal->position,
     };
-    wal_record_put(&record, bytes);
-    record.checksum = wal_checksum(wal->salt, bytes, header, header_len, body, body_len);
-    wal_record_put(&record, bytes);
+    wal_record_put(&record, wal->salt, bytes);
+    store_u64(bytes + WAL_CHECKED,
+              wal_checksum(wal->salt, bytes, header, header_len, body, body_len));
     const struct iovec parts[] = {
         {bytes, sizeof bytes},
         {(void *)(uintptr_t)header, header_len},

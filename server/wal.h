@@ -10,7 +10,7 @@
  * spare and written over: its pages are in memory already, and fresh ones are dear.
  *
  *     head    magic, first position, salt, checksum                                 u64 each
- *     record  body length u32, header length u16, 0 u16, position, kept, checksum   u64 each,
+ *     record  body length u32, header length u16, check u16, position, kept, checksum   u64 each,
  *             header, body, zeros up to a multiple of 8
  *
  * The checksum is XXH3 of the body, seeded with that of the header, seeded with that of the 24

@@ -6,7 +6,7 @@
 
 #include "server/wal.h"
 
-#define WAL_MAGIC 0x314c4157666d6964ull /* "dimfWAL1" */
+#define WAL_MAGIC 0x324c4157666d6964ull /* "dimfWAL2" */
 
 enum {
     WAL_HEAD = 32,    /* bytes of a segment before its first record */
@@ -50,7 +50,11 @@ struct wal_record {
 };
 
 size_t wal_record_size(size_t header_len, size_t body_len);
-void wal_record_put(const struct wal_record *record, uint8_t *out); /* [WAL_RECORD] */
+/* But for the checksum: out[WAL_CHECKED]. */
+void wal_record_put(const struct wal_record *record, uint64_t salt, uint8_t *out);
+/* What stands in these bytes, checksum included. False: they are no record's, as all but one in
+ * 65,536 of those that merely look like one are told without a look at what follows. */
+bool wal_record_get(const uint8_t *bytes, uint64_t salt, struct wal_record *out);
 uint64_t wal_checksum(uint64_t salt, const uint8_t *record, const void *header, size_t header_len,
                       const void *body, size_t body_len);
 void wal_head_put(uint64_t first, uint64_t salt, uint8_t *out); /* [WAL_HEAD] */

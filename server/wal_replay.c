@@ -94,12 +94,8 @@ static bool record_get(const struct image *image, size_t at, struct wal_record *
     if (!image->whole || image->len < at || image->len - at < WAL_RECORD)
         return false;
     const uint8_t *const bytes = image->bytes + at;
-    struct wal_record record = {.body_len = load_u32(bytes)};
-    memcpy(&record.header_len, bytes + 4, sizeof record.header_len);
-    record.position = load_u64(bytes + 8);
-    record.kept = load_u64(bytes + 16);
-    record.checksum = load_u64(bytes + 24);
-    if (record.header_len > WIRE_HEADER_MAX ||
+    struct wal_record record;
+    if (!wal_record_get(bytes, image->salt, &record) ||
         image->len - at < wal_record_size(record.header_len, record.body_len))
         return false;
     const uint8_t *const header = bytes + WAL_RECORD;
@@ -113,9 +109,7 @@ static bool promised_behind(const struct image *image, size_t at, uint64_t posit
     for (; image->len >= WAL_RECORD && at <= image->len - WAL_RECORD; at += 8) {
         const uint64_t it = load_u64(image->bytes + at + 8);
         struct wal_record record;
-        /* What can't be a position is not worth a checksum. */
-        if (it > position && it - position <= UINT32_MAX && record_get(image, at, &record) &&
-            record.kept >= position)
+        if (it > position && record_get(image, at, &record) && record.kept >= position)
             return true;
     }
     return false;

@@ -265,6 +265,30 @@ static void a_segment_that_is_gone_is_missed(void **state) {
     finish(&s);
 }
 
+/* Bytes behind the end that look like records by all but their check: descending numbers. A look at
+ * all that each of them says it has would never end. */
+static void the_end_is_found_before_a_sea_of_numbers(void **state) {
+    enum { SEA = 4 << 20 };
+    struct scene s = begin(false);
+    append_many(&s, 3);
+    close_log(&s);
+    struct disk_file *file = NULL;
+    s.disk = mem_disk_open(s.mem);
+    assert_int_equal(disk_open(s.disk, "wal-1", DISK_WRITE, &file, NULL), DIMFIT_OK);
+    uint64_t *const numbers = malloc(SEA);
+    assert_non_null(numbers);
+    for (size_t i = 0; i < SEA / sizeof *numbers; i++)
+        numbers[i] = SEA / 2 - 4 * i; /* as many bytes are there */
+    const struct iovec part = {numbers, SEA};
+    assert_int_equal(disk_file_write(file, &part, 1, SEGMENT, NULL), DIMFIT_OK);
+    disk_file_close(&file);
+    disk_close(&s.disk);
+    free(numbers);
+    assert_int_equal(open_log(&s, 0, NULL), DIMFIT_OK);
+    assert_int_equal(s.end.position, 3);
+    finish(&s);
+}
+
 /* The snapshot was durable, the log's last records went with the power. */
 static void a_log_that_ends_before_a_snapshot_goes_on_behind_it(void **state) {
     struct scene s = begin(false);
@@ -353,6 +377,7 @@ int main(void) {
         cmocka_unit_test(a_sync_covers_what_was_appended_before_it),
         cmocka_unit_test(a_damaged_byte_is_found_and_never_replayed),
         cmocka_unit_test(a_segment_that_is_gone_is_missed),
+        cmocka_unit_test(the_end_is_found_before_a_sea_of_numbers),
         cmocka_unit_test(a_log_that_ends_before_a_snapshot_goes_on_behind_it),
         cmocka_unit_test(segments_before_a_snapshot_are_written_over),
         cmocka_unit_test(a_full_disk_refuses_a_record_until_there_is_room),
