@@ -251,10 +251,10 @@ int main(int argc, char **argv) {
 
     if (d.config.role != ROLE_SHARD)
         err = start_coordinator(&d, &detail);
-    if (err == DIMFIT_OK && d.config.role != ROLE_COORDINATOR)
-        err = start_shards(&d, &detail);
     if (err == DIMFIT_OK && d.config.role != ROLE_SHARD)
         err = start_http(&d, &detail);
+    if (err == DIMFIT_OK && d.config.role != ROLE_COORDINATOR)
+        err = start_shards(&d, &detail);
     if (err != DIMFIT_OK)
         return fail(&d, err, &detail);
     if (d.config.role == ROLE_SHARD)

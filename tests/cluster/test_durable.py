@@ -23,7 +23,7 @@ SETTINGS = {
     "slots": SLOTS,
 }
 KEYS = np.arange(400, dtype=np.uint64)
-SEEDS = (1, 2, 3)
+SEEDS = range(1, 1 + int(os.environ.get("DIMFIT_SEEDS", "3")))
 PATIENCE = 60
 
 

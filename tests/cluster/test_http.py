@@ -4,6 +4,7 @@ rules, and a dashboard whose every query a real Prometheus answers."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -14,7 +15,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from conftest import SOURCE, Daemon, run, wait_for
+from conftest import SOURCE, Daemon, of_programs, run, wait_for
 
 DEPLOY = SOURCE / "scripts" / "deploy"
 SLOTS = [{"id": 1, "name": "user", "dim": 8}, {"id": 2, "name": "wide", "dim": 1, "search": False}]
@@ -60,7 +61,11 @@ def test_metrics_are_prometheus_text_and_agree_with_dimfitctl(cluster, connect, 
     status, text = page(port_of(cluster), "/metrics")
     assert status == 200
     checked = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, text=True, capture_output=True
+        ["promtool", "check", "metrics"],
+        input=text,
+        text=True,
+        capture_output=True,
+        env=of_programs(os.environ),
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
     got, stats = values(text), ctl(cluster, "stats", data=True)
@@ -116,7 +121,13 @@ def test_an_address_that_is_none_or_taken_is_refused_by_name(cluster):
 def test_alert_rules_do_as_they_say():
     folder = DEPLOY / "prometheus"
     for command in (["check", "rules", "dimfit.rules.yaml"], ["test", "rules", "dimfit.rules.test.yaml"]):
-        done = subprocess.run(["promtool", *command], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run(
+            ["promtool", *command],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env=of_programs(os.environ),
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -141,7 +152,7 @@ def prometheus(cluster, tmp_path):
         process = subprocess.Popen(
             ["prometheus", f"--config.file={file}", f"--web.listen-address=127.0.0.1:{port}",
              f"--storage.tsdb.path={tmp_path / 'tsdb'}"],
-            stdout=log, stderr=log,
+            stdout=log, stderr=log, env=of_programs(os.environ),
         )  # fmt: skip
 
     def query(expression: str) -> list:
