@@ -225,6 +225,16 @@ static void close_others(int a, int b, int c) {
     (void)close_range(from, ~0u, 0);
 }
 
+/* The lock on the folder is the parent's, and is to end with it: the same descriptor, opened anew.
+ */
+static bool let_go_of_lock(int folder) {
+    const int own = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (own < 0 || dup2(own, folder) < 0)
+        return false;
+    close(own);
+    return true;
+}
+
 /* No lock and no memory from here on: another thread of the parent may have held them. */
 __attribute__((noreturn)) static void be_child(struct writing *w, pid_t parent, int pipe) {
     struct report report = {0};
@@ -234,7 +244,11 @@ __attribute__((noreturn)) static void be_child(struct writing *w, pid_t parent, 
     signal(SIGINT, SIG_IGN); /* it is for the parent to say when */
     signal(SIGTERM, SIG_DFL);
     close_others(disk_fd(w->job.disk), disk_file_fd(w->file), pipe);
-    report.err = write_all(w, &report.result, &report.detail);
+    if (let_go_of_lock(disk_fd(w->job.disk)))
+        report.err = write_all(w, &report.result, &report.detail);
+    else
+        report.err = err_set(&report.detail, DIMFIT_ERR_IO, "%s: its folder can't be opened: %s",
+                             w->name, strerror(errno));
     const ssize_t said = write(pipe, &report, sizeof report);
     _exit(said == (ssize_t)sizeof report ? 0 : 1);
 }
